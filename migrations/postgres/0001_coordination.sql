@@ -1,0 +1,242 @@
+-- Agents, keys, locks, tasks and the audit log.
+-- Twin: migrations/sqlite/0001_coordination.sql (same number, same name, same tables).
+-- Prepared: the functions, roles and row security that make this backend usable come with it;
+-- until then the program opens SQLite only.
+-- Every key begins with the workspace, so that one service holds many repositories and a sharded
+-- PostgreSQL can distribute by it. Times come from the database.
+
+CREATE TABLE agents (
+    workspace        text        NOT NULL DEFAULT 'default',
+    agent_id         text        NOT NULL,
+    agent_type       text        NOT NULL,
+    profile          text        NOT NULL,
+    archetype        text,
+    suspended_at     timestamptz,
+    suspended_reason text,
+    facts_version    bigint      NOT NULL DEFAULT 1 CHECK (facts_version > 0),
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    created_by       text        NOT NULL,
+    PRIMARY KEY (workspace, agent_id)
+);
+
+INSERT INTO agents (agent_id, agent_type, profile, created_by) VALUES ('system', 'system', 'system', 'system');
+
+CREATE TABLE api_keys (
+    workspace  text        NOT NULL DEFAULT 'default',
+    key_id     uuid        NOT NULL,
+    agent_id   text        NOT NULL,
+    lookup     bytea       NOT NULL CHECK (length(lookup) = 8),
+    key_hash   bytea       NOT NULL CHECK (length(key_hash) = 32),
+    label      text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    created_by text        NOT NULL,
+    revoked_at timestamptz,
+    revoked_by text,
+    PRIMARY KEY (workspace, key_id),
+    FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id)
+);
+CREATE INDEX api_keys_lookup ON api_keys (lookup);
+CREATE INDEX api_keys_agent ON api_keys (workspace, agent_id);
+
+CREATE TABLE file_locks (
+    workspace     text        NOT NULL DEFAULT 'default',
+    lock_key      text        NOT NULL,
+    agent_id      text        NOT NULL,
+    agent_type    text        NOT NULL,
+    session_id    text,
+    reason        text,
+    fencing_token bigint      NOT NULL CHECK (fencing_token > 0),
+    locked_at     timestamptz NOT NULL,
+    expires_at    timestamptz NOT NULL,
+    CHECK (expires_at > locked_at),
+    PRIMARY KEY (workspace, lock_key),
+    FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id)
+);
+CREATE INDEX file_locks_agent ON file_locks (workspace, agent_id, expires_at);
+
+CREATE TABLE lock_fences (
+    workspace  text   NOT NULL DEFAULT 'default',
+    lock_key   text   NOT NULL,
+    last_token bigint NOT NULL CHECK (last_token > 0),
+    PRIMARY KEY (workspace, lock_key)
+);
+
+CREATE TABLE work_queue (
+    workspace          text        NOT NULL DEFAULT 'default',
+    task_id            uuid        NOT NULL,
+    submit_order       bigint      GENERATED ALWAYS AS IDENTITY,
+    task_type          text        NOT NULL,
+    description        text        NOT NULL,
+    input_data         jsonb,
+    priority           smallint    NOT NULL CHECK (priority BETWEEN 1 AND 10),
+    status             text        NOT NULL CHECK (status IN ('pending', 'claimed', 'completed', 'failed', 'cancelled')),
+    submitted_by       text        NOT NULL,
+    required_archetype text,
+    required_trust     smallint    CHECK (required_trust BETWEEN 0 AND 4),
+    max_attempts       integer     NOT NULL CHECK (max_attempts > 0),
+    attempt_count      integer     NOT NULL DEFAULT 0,
+    open_dependencies  integer     NOT NULL DEFAULT 0 CHECK (open_dependencies >= 0),
+    deadline           timestamptz,
+    claimed_by         text,
+    claimed_at         timestamptz,
+    claim_token        text,
+    lease_expires_at   timestamptz,
+    result             jsonb,
+    error_message      text,
+    created_at         timestamptz NOT NULL DEFAULT now(),
+    completed_at       timestamptz,
+    CHECK (attempt_count BETWEEN 0 AND max_attempts),
+    CHECK ((status = 'claimed') = (claim_token IS NOT NULL)),
+    CHECK ((status = 'claimed') = (lease_expires_at IS NOT NULL)),
+    CHECK ((status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)),
+    PRIMARY KEY (workspace, task_id),
+    FOREIGN KEY (workspace, submitted_by) REFERENCES agents (workspace, agent_id),
+    FOREIGN KEY (workspace, claimed_by) REFERENCES agents (workspace, agent_id)
+);
+CREATE INDEX work_queue_claimable ON work_queue (workspace, priority, submit_order)
+    WHERE status = 'pending' AND open_dependencies = 0;
+CREATE INDEX work_queue_leases ON work_queue (lease_expires_at) WHERE status = 'claimed';
+CREATE INDEX work_queue_deadlines ON work_queue (deadline)
+    WHERE status IN ('pending', 'claimed') AND deadline IS NOT NULL;
+CREATE INDEX work_queue_submitter ON work_queue (workspace, submitted_by, status);
+CREATE INDEX work_queue_status ON work_queue (workspace, status, submit_order);
+
+CREATE TABLE work_dependencies (
+    workspace  text NOT NULL DEFAULT 'default',
+    task_id    uuid NOT NULL,
+    depends_on uuid NOT NULL,
+    PRIMARY KEY (workspace, task_id, depends_on),
+    FOREIGN KEY (workspace, task_id) REFERENCES work_queue (workspace, task_id),
+    FOREIGN KEY (workspace, depends_on) REFERENCES work_queue (workspace, task_id)
+);
+CREATE INDEX work_dependencies_reverse ON work_dependencies (workspace, depends_on);
+
+CREATE TABLE components (
+    workspace text        NOT NULL DEFAULT 'default',
+    digest    text        NOT NULL,
+    bytes     bytea       NOT NULL,
+    manifest  jsonb       NOT NULL,
+    stored_at timestamptz NOT NULL DEFAULT now(),
+    stored_by text        NOT NULL,
+    PRIMARY KEY (workspace, digest)
+);
+
+CREATE TABLE activations (
+    workspace    text        NOT NULL DEFAULT 'default',
+    epoch        bigint      NOT NULL CHECK (epoch > 0),
+    digest       text        NOT NULL,
+    activated_at timestamptz NOT NULL DEFAULT now(),
+    activated_by text        NOT NULL,
+    PRIMARY KEY (workspace, epoch),
+    FOREIGN KEY (workspace, digest) REFERENCES components (workspace, digest)
+);
+
+-- Committed rows are numbered a moment later, without gaps, by one elected host: a gap-free counter
+-- inside the hot transaction would serialise every commit.
+CREATE TABLE audit_log (
+    workspace     text        NOT NULL DEFAULT 'default',
+    id            uuid        NOT NULL,
+    created_at    timestamptz NOT NULL,
+    request_id    text        NOT NULL,
+    agent_id      text        NOT NULL,
+    agent_type    text        NOT NULL,
+    profile       text        NOT NULL,
+    trust_level   smallint    NOT NULL,
+    command       text        NOT NULL,
+    operation     text        NOT NULL,
+    resource      text        NOT NULL,
+    parameters    text        NOT NULL,
+    request       text        NOT NULL,
+    decision      text        NOT NULL CHECK (decision IN ('allow', 'deny', 'unavailable')),
+    reason        text        NOT NULL,
+    detail        text        NOT NULL,
+    engine        text        NOT NULL,
+    deciding      text        NOT NULL,
+    violations    text        NOT NULL,
+    obligations   text        NOT NULL,
+    component     text        NOT NULL,
+    epoch         bigint      NOT NULL,
+    facts_version bigint      NOT NULL,
+    fuel          bigint      NOT NULL,
+    outcome       text        NOT NULL CHECK (outcome IN ('ok', 'refused', 'failed', 'denied', 'replayed')),
+    result        text        NOT NULL,
+    changes       text        NOT NULL,
+    duration_us   bigint      NOT NULL,
+    leaf_hash     bytea       NOT NULL CHECK (length(leaf_hash) = 32),
+    PRIMARY KEY (workspace, id)
+);
+CREATE INDEX audit_log_agent ON audit_log (workspace, agent_id, created_at);
+CREATE INDEX audit_log_operation ON audit_log (workspace, operation, created_at);
+CREATE INDEX audit_log_created ON audit_log (workspace, created_at);
+
+CREATE TABLE guardrail_violations (
+    workspace       text        NOT NULL DEFAULT 'default',
+    audit_id        uuid        NOT NULL,
+    position        integer     NOT NULL,
+    agent_id        text        NOT NULL,
+    trust_level     smallint    NOT NULL,
+    pattern_name    text        NOT NULL,
+    category        text        NOT NULL,
+    severity        text        NOT NULL CHECK (severity IN ('block', 'warn', 'log')),
+    min_trust       smallint    NOT NULL,
+    label           text        NOT NULL,
+    matched_text    text        NOT NULL,
+    passed_by_trust boolean     NOT NULL,
+    blocked         boolean     NOT NULL,
+    created_at      timestamptz NOT NULL,
+    PRIMARY KEY (workspace, audit_id, position),
+    FOREIGN KEY (workspace, audit_id) REFERENCES audit_log (workspace, id)
+);
+CREATE INDEX guardrail_violations_agent ON guardrail_violations (workspace, agent_id, created_at);
+
+CREATE TABLE idempotency_keys (
+    workspace    text        NOT NULL DEFAULT 'default',
+    agent_id     text        NOT NULL,
+    key          text        NOT NULL,
+    request_hash bytea       NOT NULL CHECK (length(request_hash) = 32),
+    status       smallint    NOT NULL,
+    body         text        NOT NULL,
+    audit_id     uuid        NOT NULL,
+    created_at   timestamptz NOT NULL,
+    PRIMARY KEY (workspace, agent_id, key),
+    FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id),
+    FOREIGN KEY (workspace, audit_id) REFERENCES audit_log (workspace, id)
+);
+CREATE INDEX idempotency_keys_created ON idempotency_keys (created_at);
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
+END $$;
+
+CREATE TRIGGER audit_log_fixed BEFORE UPDATE OR DELETE ON audit_log FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER audit_log_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER guardrail_violations_fixed BEFORE UPDATE OR DELETE ON guardrail_violations
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER guardrail_violations_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON guardrail_violations
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER activations_fixed BEFORE UPDATE OR DELETE ON activations
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER activations_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON activations
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE FUNCTION check_fence() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR NEW.lock_key <> OLD.lock_key OR NEW.last_token <= OLD.last_token THEN
+        RAISE EXCEPTION 'a fencing token only grows';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER lock_fences_only_grow BEFORE UPDATE OR DELETE ON lock_fences
+    FOR EACH ROW EXECUTE FUNCTION check_fence();
+
+CREATE FUNCTION check_final_task() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR OLD.status IN ('completed', 'failed', 'cancelled') THEN
+        RAISE EXCEPTION 'a final task is never rewritten';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER work_queue_final_stays BEFORE UPDATE OR DELETE ON work_queue
+    FOR EACH ROW EXECUTE FUNCTION check_final_task();
