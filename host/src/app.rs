@@ -1,0 +1,296 @@
+//! The running service: store, policy, gate and what waits, without any transport.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::authn::{self, Principal};
+use crate::clock::SharedClock;
+use crate::command::agents::AgentCreate;
+use crate::command::catalogue::{Answer, Call, Entry};
+use crate::command::claim::Reservations;
+use crate::command::input::{Input, Place};
+use crate::command::tasks::TaskExpire;
+use crate::command::{action::Action, agents::AgentKeyCreate};
+use crate::engine::types::BundleFile;
+use crate::engine::{Cage, Engine, Stage};
+use crate::error::{Error, Result};
+use crate::gate::{Circumstances, Gate, Policy, StartError};
+use crate::store::{Committed, Store, StoreError};
+
+/// Name of the first agent of a new store.
+pub const ADMIN: &str = "admin";
+
+/// How often leases are looked at when nobody asks.
+const EXPIRY_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long [`App::close`] waits for the writer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a service is opened with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The data folder: database, admin key, cache.
+    pub data: PathBuf,
+    /// Where compiled components are kept; none for `DATA/cache`.
+    pub cache: Option<PathBuf>,
+    /// The policy bundle.
+    pub bundle: Vec<BundleFile>,
+    /// Limits on the component.
+    pub cage: Cage,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+/// Why a service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder `{}`: {source}", path.display())]
+    Folder {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no usable policy.
+    #[error(transparent)]
+    Policy(#[from] StartError),
+    /// The component lacks operations of the catalogue.
+    #[error("the policy does not know the operation(s) {0}, which the service needs")]
+    Operations(String),
+    /// The first agent could not be made.
+    #[error("cannot make the admin's key: {0}")]
+    Bootstrap(Error),
+}
+
+/// A service that is open.
+#[derive(Debug)]
+pub struct App {
+    gate: Gate,
+    data: PathBuf,
+    reservations: Arc<Reservations>,
+    task_signal: Notify,
+}
+
+impl App {
+    /// Opens the service on a data folder; makes folder, database, policy and admin key where there are none.
+    ///
+    /// # Errors
+    /// When anything of it cannot be used. Nothing is recreated that is there but damaged.
+    pub async fn open(options: Options, progress: &(dyn Fn(Stage) + Sync)) -> Result<Arc<Self>, OpenError> {
+        private_folder(&options.data)?;
+        let (store, engine) = open_parts(&options).await?;
+        let wanted = tokio::task::block_in_place(|| engine.load_bundle(&options.bundle, progress));
+        let wanted = wanted.map_err(StartError::from)?;
+        let policy = Policy::start(engine, wanted, &store, &options.clock, progress).await?;
+        check_operations(&policy)?;
+        let gate = Gate::new(store, policy, options.clock);
+        let app = Arc::new(Self { gate, data: options.data, reservations: Arc::default(), task_signal: Notify::new() });
+        app.ensure_admin().await?;
+        Ok(app)
+    }
+
+    /// Opens the service on a data folder that is there, under the policy that is in force on it; the options' bundle
+    /// is not looked at. Another process may be serving it meanwhile: this one changes neither policy nor admin key.
+    ///
+    /// # Errors
+    /// When anything of it cannot be used.
+    pub async fn attach(options: Options, progress: &(dyn Fn(Stage) + Sync)) -> Result<Arc<Self>, OpenError> {
+        let (store, engine) = open_parts(&options).await?;
+        let policy = Policy::resume(engine, &store, progress).await?;
+        check_operations(&policy)?;
+        let gate = Gate::new(store, policy, options.clock);
+        Ok(Arc::new(Self { gate, data: options.data, reservations: Arc::default(), task_signal: Notify::new() }))
+    }
+
+    /// The gate.
+    #[must_use]
+    pub const fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Where the admin's key is.
+    #[must_use]
+    pub fn admin_key_path(&self) -> PathBuf {
+        self.data.join("admin.key")
+    }
+
+    pub(crate) const fn reservations(&self) -> &Arc<Reservations> {
+        &self.reservations
+    }
+
+    pub(crate) const fn task_signal(&self) -> &Notify {
+        &self.task_signal
+    }
+
+    /// What the active policy says of the caller's profile, to look for tasks by. The decision is the component's.
+    pub(crate) fn profile_of(&self, who: &Principal) -> ProfileHint {
+        let active = self.gate.policy().active();
+        let info = active.component.manifest().profiles.iter().find(|info| info.name == who.profile());
+        info.map_or_else(ProfileHint::default, |info| ProfileHint {
+            trust_level: i64::from(info.trust_level),
+            task_types: info.task_types.clone(),
+        })
+    }
+
+    /// Answers a call of the holder of `key`.
+    ///
+    /// # Errors
+    /// Whatever keeps the call from its answer; [`Error::Unauthenticated`] before anything else.
+    pub async fn call(&self, key: Option<&str>, entry: &Entry, input: Map<String, Value>) -> Result<Answer> {
+        let who = authn::authenticate(self.gate.store(), key).await?;
+        let circumstances = self.circumstances(crate::command::new_id());
+        entry.call(self, &who, Call { input, place: Place::Body, circumstances }).await
+    }
+
+    /// The circumstances of a request that arrives now.
+    #[must_use]
+    pub fn circumstances(&self, request_id: String) -> Circumstances {
+        let started_at = self.gate.clock().now();
+        Circumstances { request_id, started_at, idempotency_key: None, parameters: json!({}) }
+    }
+
+    /// Lets time do its work on tasks: as `system`, through the gate, and only when there is something to do.
+    ///
+    /// # Errors
+    /// When the store cannot be used or policy keeps `system` from it.
+    pub async fn expire_tasks(&self) -> Result<()> {
+        while self.gate.store().view().tasks_lapsed().await? {
+            let system = authn::system(self.gate.store()).await?;
+            let circumstances = self.circumstances(crate::command::new_id());
+            if let Committed::Done(expired) = self.gate.run(&system, TaskExpire, &circumstances).await? {
+                if expired.requeued == 0 && expired.failed == 0 {
+                    break;
+                }
+                tracing::info!(requeued = expired.requeued, failed = expired.failed, "tasks expired");
+                self.task_signal.notify_waiters();
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the background work; it ends when the handle is aborted.
+    #[must_use]
+    pub fn spawn_background(self: &Arc<Self>) -> JoinHandle<()> {
+        let app = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(EXPIRY_PERIOD);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                if let Err(error) = app.expire_tasks().await {
+                    tracing::warn!(error = %error, "tasks could not be expired; tried again in a second");
+                }
+            }
+        })
+    }
+
+    /// Finishes what waits and closes the store.
+    pub async fn close(&self) {
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.gate.store().close()).await.is_err() {
+            tracing::error!("the store did not close in time; what was acknowledged is committed");
+        }
+    }
+
+    /// A new store gets an `admin` agent; a lost key file gets a new key. Both through the gate, as `system`.
+    async fn ensure_admin(&self) -> Result<(), OpenError> {
+        let path = self.admin_key_path();
+        if path.exists() {
+            return Ok(());
+        }
+        let secret = self.admin_key().await.map_err(OpenError::Bootstrap)?;
+        write_private(&path, &secret).map_err(|source| OpenError::Folder { path, source })
+    }
+
+    async fn admin_key(&self) -> Result<String> {
+        let system = authn::system(self.gate.store()).await?;
+        let create = json!({
+            "agent_id": ADMIN, "agent_type": "operator", "profile": ADMIN, "label": "made at start-up",
+        });
+        let mut circumstances = self.circumstances(crate::command::new_id());
+        circumstances.parameters = create.clone();
+        let command = AgentCreate::parse(&read::<AgentCreate>(&create)?, &system)?;
+        if let Committed::Done(created) = self.gate.run(&system, command, &circumstances).await?
+            && let Some(key) = created.key
+        {
+            return Ok(key);
+        }
+        let renew = json!({"id": ADMIN, "label": "made because admin.key was missing"});
+        circumstances.parameters = renew.clone();
+        let command = AgentKeyCreate::parse(&read::<AgentKeyCreate>(&renew)?, &system)?;
+        match self.gate.run(&system, command, &circumstances).await? {
+            Committed::Done(created) => created.key.ok_or(Error::StorageUnavailable),
+            Committed::Replayed(_) => Err(Error::StorageUnavailable),
+        }
+    }
+}
+
+async fn open_parts(options: &Options) -> Result<(Store, Engine), OpenError> {
+    let cache = options.cache.clone().unwrap_or_else(|| options.data.join("cache"));
+    let store = Store::open(&options.data.join("portreeve.db"), Arc::clone(&options.clock)).await?;
+    let engine = Engine::open(&cache, options.cage.clone()).map_err(StartError::from)?;
+    Ok((store, engine))
+}
+
+/// What a claim needs of a profile to look for tasks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ProfileHint {
+    pub(crate) trust_level: i64,
+    pub(crate) task_types: Vec<String>,
+}
+
+fn read<A: Action>(value: &Value) -> Result<Input> {
+    Input::read(A::INPUT, value.as_object().unwrap_or(&Map::new()), Place::Body)
+}
+
+/// The service and its policy must speak of the same operations.
+fn check_operations(policy: &Policy) -> Result<(), OpenError> {
+    let active = policy.active();
+    let known = &active.component.manifest().operations;
+    let mut missing: Vec<&str> = crate::command::catalogue::CATALOGUE
+        .iter()
+        .map(|entry| entry.operation)
+        .chain([TaskExpire::OPERATION])
+        .filter(|operation| !known.iter().any(|info| info.name == *operation))
+        .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if missing.is_empty() { Ok(()) } else { Err(OpenError::Operations(missing.join(", "))) }
+}
+
+/// Makes the folder with access for its owner only.
+fn private_folder(path: &Path) -> Result<(), OpenError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| OpenError::Folder { path: path.to_owned(), source })
+}
+
+/// Writes a file that only its owner reads, whole or not at all.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = path.with_extension("new");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)
+}

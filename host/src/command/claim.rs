@@ -1,0 +1,179 @@
+//! Claiming a task: find a candidate, have policy decide about that very task,
+//! take it; if policy keeps it from this claimant, leave it to others and look on.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::tasks::{TaskClaim, TaskClaimed};
+use crate::app::App;
+use crate::authn::Principal;
+use crate::error::{Denial, Error, Result};
+use crate::gate::Circumstances;
+use crate::store::Committed;
+use crate::store::sqlite::Claims;
+
+/// Most tasks that one claim has policy decide about.
+const CANDIDATES_MAX: usize = 32;
+
+/// How often, and each time how long at most, a claim waits for others that decide about the last tasks.
+const WAITS_MAX: usize = 16;
+const WAIT_FOR_OTHERS: Duration = Duration::from_millis(250);
+
+/// Reasons that concern the task and not the claimant's standing: the claim looks on.
+const ABOUT_THE_TASK: [&str; 2] = ["destructive_operation_blocked", "task_type_not_allowed"];
+
+/// Tasks that claims of this process are deciding about, so that not all of them try the same one.
+#[derive(Debug, Default)]
+pub(crate) struct Reservations {
+    taken: Mutex<BTreeSet<String>>,
+    freed: Notify,
+}
+
+/// One task, reserved until this is dropped.
+struct Reservation {
+    all: Arc<Reservations>,
+    task_id: String,
+}
+
+impl Reservations {
+    fn taken(&self) -> Vec<String> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn reserve(self: &Arc<Self>, task_id: &str) -> Option<Reservation> {
+        let fresh = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(task_id.to_owned());
+        fresh.then(|| Reservation { all: Arc::clone(self), task_id: task_id.to_owned() })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.all.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.task_id);
+        self.all.freed.notify_waiters();
+    }
+}
+
+/// What one round of looking came to.
+enum Round {
+    Answer(Committed<TaskClaimed>),
+    /// Nothing to claim now.
+    Nothing,
+}
+
+/// Claims a task for `who`, waiting for one if asked to.
+pub(crate) async fn claim(
+    app: &App,
+    who: &Principal,
+    command: TaskClaim,
+    circumstances: &Circumstances,
+) -> Result<Committed<TaskClaimed>> {
+    let until = Instant::now() + Duration::from_secs(u64::try_from(command.wait_seconds).unwrap_or(0));
+    loop {
+        // Registered before looking, so that a task that comes between looking and waiting still wakes.
+        let woken = app.task_signal().notified();
+        let mut search = Search::default();
+        if let Round::Answer(answer) = search.round(app, who, &command, circumstances).await? {
+            return Ok(answer);
+        }
+        if Instant::now() >= until || timeout_at(until, woken).await.is_err() {
+            let blocked = search.blocked();
+            return app.gate().run(who, TaskClaim { blocked, ..command }, circumstances).await;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Search {
+    passed_over: Vec<String>,
+    denials: Vec<Denial>,
+}
+
+impl Search {
+    async fn round(
+        &mut self,
+        app: &App,
+        who: &Principal,
+        command: &TaskClaim,
+        circumstances: &Circumstances,
+    ) -> Result<Round> {
+        app.expire_tasks().await?;
+        // A repeat under the same key gets its first answer, whatever waits in the queue now.
+        if let Some(key) = &circumstances.idempotency_key
+            && app.gate().store().view().is_repeat(who.agent_id(), key).await?
+        {
+            return app.gate().run(who, command.clone(), circumstances).await.map(Round::Answer);
+        }
+        for _ in 0..CANDIDATES_MAX {
+            let Some((reservation, claim)) = self.next(app, who, command).await? else { return Ok(Round::Nothing) };
+            match app.gate().run(who, claim, circumstances).await {
+                Ok(Committed::Done(claimed)) if claimed.raced => {}
+                Ok(answer) => return Ok(Round::Answer(answer)),
+                Err(Error::Denied(denial)) if ABOUT_THE_TASK.contains(&denial.reason.as_str()) => {
+                    self.passed_over.push(reservation.task_id.clone());
+                    self.denials.push(*denial);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Round::Nothing)
+    }
+
+    /// The next candidate that no other claim of this process is deciding about.
+    async fn next(
+        &self,
+        app: &App,
+        who: &Principal,
+        command: &TaskClaim,
+    ) -> Result<Option<(Reservation, TaskClaim)>> {
+        let profile = app.profile_of(who);
+        let Some(task_types) = wanted_types(&command.task_types, &profile.task_types) else { return Ok(None) };
+        let view = app.gate().store().view();
+        for _ in 0..WAITS_MAX {
+            let freed = app.reservations().freed.notified();
+            let taken = app.reservations().taken();
+            let passed_over: Vec<String> = self.passed_over.iter().chain(&taken).cloned().collect();
+            let claims = Claims {
+                agent_id: who.agent_id(),
+                archetype: who.archetype(),
+                trust_level: profile.trust_level,
+                task_types: &task_types,
+                passed_over: &passed_over,
+            };
+            if let Some(task) = view.task_candidate(&claims).await? {
+                if let Some(reservation) = app.reservations().reserve(&task.task_id) {
+                    return Ok(Some((reservation, TaskClaim { candidate: Some(task), ..command.clone() })));
+                }
+                continue;
+            }
+            // What is left, others decide about; one of them may not get it.
+            let left = Claims { passed_over: &self.passed_over, ..claims };
+            if taken.is_empty() || view.task_candidate(&left).await?.is_none() {
+                return Ok(None);
+            }
+            drop(timeout(WAIT_FOR_OTHERS, freed).await);
+        }
+        Ok(None)
+    }
+
+    /// What kept tasks from the claimant, for its answer.
+    fn blocked(&self) -> Option<String> {
+        let guardrails = self.denials.iter().find(|denial| denial.reason == "destructive_operation_blocked");
+        guardrails.or(self.denials.first()).map(|denial| format!("{}: {}", denial.reason, denial.detail))
+    }
+}
+
+/// The types to look for: what was asked for, as far as the profile takes it. Empty means any, none means nothing.
+fn wanted_types(asked: &[String], profile: &[String]) -> Option<Vec<String>> {
+    match (asked.is_empty(), profile.is_empty()) {
+        (_, true) => Some(asked.to_vec()),
+        (true, false) => Some(profile.to_vec()),
+        (false, false) => {
+            let both: Vec<String> = asked.iter().filter(|kind| profile.contains(kind)).cloned().collect();
+            (!both.is_empty()).then_some(both)
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! States and transitions, pure: no I/O, no clock, no randomness. What a lock
+//! or a task may become is decided here and nowhere else in the host.
+
+pub mod lock;
+pub mod lock_key;
+pub mod task;

@@ -1,0 +1,13 @@
+//! Generated from `wit/policy.wit`; private, converted in `convert`.
+
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated code")]
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "policy",
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+
+pub(super) use generated::exports::portreeve::policy::decider;
+pub(super) use generated::{Policy, PolicyPre};

@@ -1,0 +1,353 @@
+//! The gate: the one way from a principal and a command to a write.
+//!
+//! ```text
+//! facts ─► decide (component) ─► deny, trap, limit ─► record the refusal ─► 403 / 503
+//!                              └► allow ─► Permit ─► store: one transaction
+//!                                            facts or epoch moved? ─► decide again (bounded)
+//! ```
+
+mod active;
+mod permit;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::authn::{self, Principal};
+use crate::clock::{SharedClock, Time};
+use crate::command::action::{Action, Command, Lookout, Query, Subject};
+use crate::command::policy::policy_principal;
+use crate::engine::types::{Effect, PolicyRequest, Target};
+use crate::engine::{Decided, EngineError};
+use crate::error::{Denial, Error, Result};
+use crate::store::audit::canonical;
+use crate::store::{Apply, CommitError, Committed, IdempotencyKey, Store};
+
+pub use active::{Active, Policy, StartError};
+pub use permit::{Evidence, Permit, Refusal, Verdict};
+
+/// How often a request is decided anew when facts or policy move under it.
+const DECIDE_MAX: usize = 8;
+
+/// What is known of a request beside who asks for what.
+#[derive(Debug, Clone)]
+pub struct Circumstances {
+    /// Identifies the request, across log, answer and audit row.
+    pub request_id: String,
+    /// When it arrived.
+    pub started_at: Time,
+    /// The caller's key for a repeatable request.
+    pub idempotency_key: Option<String>,
+    /// The verified input, for the audit row.
+    pub parameters: Value,
+}
+
+/// Decides, permits, and records.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    store: Store,
+    policy: Arc<Policy>,
+    clock: SharedClock,
+}
+
+/// What a decision came to.
+enum Ruling<A> {
+    Permitted(Permit<A>),
+    Refused(Refusal),
+}
+
+impl Gate {
+    /// A gate before `store`, with `policy`.
+    #[must_use]
+    pub const fn new(store: Store, policy: Arc<Policy>, clock: SharedClock) -> Self {
+        Self { store, policy, clock }
+    }
+
+    /// The store, for reading.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub const fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// The clock.
+    #[must_use]
+    pub const fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    /// Runs a command: decides, and if allowed changes state and records both in one transaction.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] and [`Error::PolicyUnavailable`] when policy did not allow it; nothing happened then.
+    pub async fn run<C: Apply>(
+        &self,
+        who: &Principal,
+        command: C,
+        circumstances: &Circumstances,
+    ) -> Result<Committed<C::Output>> {
+        let (gate, who, circumstances) = (self.clone(), who.clone(), circumstances.clone());
+        unstoppable(async move { gate.run_to_the_end(who, command, &circumstances).await }).await
+    }
+
+    async fn run_to_the_end<C: Apply>(
+        &self,
+        mut who: Principal,
+        command: C,
+        circumstances: &Circumstances,
+    ) -> Result<Committed<C::Output>> {
+        let idempotency = idempotency::<C>(circumstances)?;
+        for _ in 0..DECIDE_MAX {
+            let active = self.policy.active();
+            let subject = self.subject(&command, &active, &who, idempotency.as_ref()).await?;
+            let permit = match self.decide::<C>(&who, &active, subject, circumstances).await {
+                Ruling::Permitted(permit) => permit,
+                Ruling::Refused(refusal) => return Err(self.refuse(refusal).await),
+            };
+            match self.store.commit(permit, command.clone(), idempotency.clone()).await {
+                Ok(committed) => return Ok(committed),
+                Err(CommitError::Stale) => who = self.look_again(&who).await?,
+                Err(error) => return Err(public(error)),
+            }
+        }
+        Err(Error::Contention)
+    }
+
+    /// Answers a query: decides, reads, and records that it was answered.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn ask<Q: Query>(&self, who: &Principal, query: Q, circumstances: &Circumstances) -> Result<Q::Output> {
+        let (gate, who, circumstances) = (self.clone(), who.clone(), circumstances.clone());
+        unstoppable(async move { gate.ask_to_the_end(who, query, &circumstances).await }).await
+    }
+
+    async fn ask_to_the_end<Q: Query>(
+        &self,
+        mut who: Principal,
+        query: Q,
+        circumstances: &Circumstances,
+    ) -> Result<Q::Output> {
+        for _ in 0..DECIDE_MAX {
+            let active = self.policy.active();
+            let at = Lookout { view: self.store.view(), component: &active.component };
+            let subject = query.subject(at).await?;
+            let permit = match self.decide::<Q>(&who, &active, subject, circumstances).await {
+                Ruling::Permitted(permit) => permit,
+                Ruling::Refused(refusal) => return Err(self.refuse(refusal).await),
+            };
+            let answer = query.read(at, &permit).await;
+            let summary = answer.as_ref().map_or_else(Error::body, Q::audit);
+            match self.store.answered(permit, summary).await {
+                Ok(()) => return answer,
+                Err(CommitError::Stale) => who = self.look_again(&who).await?,
+                Err(error) => return Err(public(error)),
+            }
+        }
+        Err(Error::Contention)
+    }
+
+    /// Records that a body named another agent than its key, and answers the refusal.
+    pub async fn refuse_identity(
+        &self,
+        who: &Principal,
+        (command, operation): (&'static str, &'static str),
+        claimed: &str,
+        circumstances: &Circumstances,
+    ) -> Error {
+        let active = self.policy.active();
+        let detail = format!("the key belongs to `{}`, the body names `{claimed}`", who.agent_id());
+        let evidence = Evidence {
+            verdict: Verdict::Deny,
+            reason: "identity_mismatch".to_owned(),
+            detail,
+            resource: format!("agent:{claimed}"),
+            parameters: json!({"claimed": claimed}),
+            ..self.evidence(who, &active, (command, operation), circumstances)
+        };
+        self.refuse(Refusal::new(evidence)).await
+    }
+
+    async fn subject<C: Command>(
+        &self,
+        command: &C,
+        active: &Active,
+        who: &Principal,
+        idempotency: Option<&IdempotencyKey>,
+    ) -> Result<Subject> {
+        // A repeat changes nothing, so what it asks about may be gone by now: only the caller's standing is decided.
+        if let Some(key) = idempotency
+            && self.store.view().is_repeat(who.agent_id(), &key.key).await?
+        {
+            return Ok(Subject::of(command.resource()));
+        }
+        command.subject(Lookout { view: self.store.view(), component: &active.component }).await
+    }
+
+    async fn decide<A: Action>(
+        &self,
+        who: &Principal,
+        active: &Active,
+        subject: Subject,
+        circumstances: &Circumstances,
+    ) -> Ruling<A> {
+        let resource = resource_text(&subject.target);
+        let request = PolicyRequest {
+            principal: policy_principal(who),
+            operation: A::OPERATION.to_owned(),
+            target: subject.target,
+            texts: subject.texts,
+        };
+        let base = Evidence {
+            resource,
+            request: json!(request),
+            ..self.evidence(who, active, (A::NAME, A::OPERATION), circumstances)
+        };
+        let decided = active.component.decide_async(request).await;
+        let evidence = conclude(base, decided);
+        metrics::counter!("portreeve_decisions_total", "operation" => A::OPERATION,
+            "decision" => evidence.verdict.as_str(), "reason" => evidence.reason.clone())
+        .increment(1);
+        if evidence.verdict == Verdict::Allow {
+            Ruling::Permitted(Permit::mint(evidence))
+        } else {
+            Ruling::Refused(Refusal::new(evidence))
+        }
+    }
+
+    fn evidence(
+        &self,
+        who: &Principal,
+        active: &Active,
+        (command, operation): (&'static str, &'static str),
+        circumstances: &Circumstances,
+    ) -> Evidence {
+        Evidence {
+            decision_id: crate::command::new_id(),
+            request_id: circumstances.request_id.clone(),
+            started_at: circumstances.started_at,
+            who: who.clone(),
+            command,
+            operation,
+            resource: String::new(),
+            parameters: circumstances.parameters.clone(),
+            request: Value::Null,
+            verdict: Verdict::Unavailable,
+            reason: String::new(),
+            detail: String::new(),
+            decision: None,
+            component: active.component.digest().to_owned(),
+            epoch: active.epoch,
+            fuel: 0,
+        }
+    }
+
+    /// Records a refusal and says it. A refusal that cannot be recorded is not said: the store is down then.
+    async fn refuse(&self, refusal: Refusal) -> Error {
+        let evidence = refusal.evidence();
+        let remedy = evidence.decision.as_ref().map_or_else(
+            || "leave agent_id and agent_type out, or use that agent's own key".to_owned(),
+            |decision| decision.remedy.clone(),
+        );
+        let decision_id = evidence.decision_id.clone();
+        let error = match evidence.verdict {
+            Verdict::Unavailable => Error::PolicyUnavailable { code: evidence.reason.clone(), decision_id },
+            Verdict::Allow | Verdict::Deny => Error::Denied(Box::new(Denial {
+                reason: evidence.reason.clone(),
+                detail: evidence.detail.clone(),
+                remedy,
+                decision_id,
+                component: evidence.component.clone(),
+                epoch: evidence.epoch,
+            })),
+        };
+        match self.store.record(refusal).await {
+            Ok(()) => error,
+            Err(failed) => public(failed),
+        }
+    }
+
+    /// Facts or policy moved: reads both anew.
+    async fn look_again(&self, who: &Principal) -> Result<Principal> {
+        self.policy.follow(&self.store).await?;
+        authn::refresh(&self.store, who).await
+    }
+}
+
+/// Runs to its end even when the caller hangs up: a decision must not be left without its audit row.
+async fn unstoppable<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        tracing::error!(error = %error, "a request ended in a panic");
+        Err(Error::StorageUnavailable)
+    })
+}
+
+/// What the component's answer means. Whatever is no clean allow is not an allow.
+fn conclude(base: Evidence, decided: Result<Decided, EngineError>) -> Evidence {
+    match decided {
+        Ok(Decided { decision, fuel_used }) => Evidence {
+            verdict: if decision.effect == Effect::Allow { Verdict::Allow } else { Verdict::Deny },
+            reason: decision.reason.clone(),
+            detail: decision.detail.clone(),
+            fuel: fuel_used,
+            decision: Some(decision),
+            ..base
+        },
+        Err(error) => {
+            tracing::error!(error = %error, operation = base.operation, "the policy component could not decide");
+            Evidence {
+                verdict: Verdict::Unavailable,
+                reason: error.code().to_owned(),
+                detail: "the policy component could not decide; nothing happened".to_owned(),
+                ..base
+            }
+        }
+    }
+}
+
+fn public(error: CommitError) -> Error {
+    match error {
+        CommitError::Stale => Error::Contention,
+        CommitError::Invalid(error) => error,
+        CommitError::Limit(denial) => Error::Denied(Box::new(denial)),
+        CommitError::Store(error) => error.into(),
+    }
+}
+
+fn idempotency<C: Command>(circumstances: &Circumstances) -> Result<Option<IdempotencyKey>> {
+    let Some(key) = &circumstances.idempotency_key else { return Ok(None) };
+    if key.is_empty() || key.len() > 255 || key.chars().any(char::is_control) {
+        let msg = "an Idempotency-Key has 1 to 255 printable characters";
+        return Err(Error::field("Idempotency-Key", "invalid_idempotency_key", msg));
+    }
+    let request = canonical(&circumstances.parameters);
+    let hash = Sha256::new().chain_update(C::NAME).chain_update([0]).chain_update(request).finalize();
+    Ok(Some(IdempotencyKey { key: key.clone(), request_hash: hash.to_vec() }))
+}
+
+/// The resource as one line of text, for lists of the audit log.
+fn resource_text(target: &Target) -> String {
+    match target {
+        Target::LockKey(name) => format!("lock_key:{name}"),
+        Target::File(name) => format!("file:{name}"),
+        Target::Domain(name) => format!("domain:{name}"),
+        Target::Task(task) if task.id.is_empty() => "task:queue".to_owned(),
+        Target::Task(task) => format!("task:{}", task.id),
+        Target::Session(name) => format!("session:{name}"),
+        Target::Memory(name) => format!("memory:{name}"),
+        Target::Handoff(name) => format!("handoff:{name}"),
+        Target::Agent(name) => format!("agent:{name}"),
+        Target::Component(name) => format!("component:{name}"),
+        Target::AuditLog => "audit_log".to_owned(),
+        Target::Branch(name) => format!("branch:{name}"),
+        Target::Command(name) => format!("command:{name}"),
+        Target::Tool(name) => format!("tool:{name}"),
+    }
+}

@@ -1,0 +1,198 @@
+//! The HTTP surface: reads a request, finds its entry in the catalogue, prints the answer. No rules, no SQL.
+
+mod route;
+mod serve;
+mod service;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde_json::{Map, Value, json};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::app::App;
+use crate::authn;
+use crate::command::catalogue::{Answer, Call, Entry};
+use crate::command::input::Place;
+use crate::error::{Error, FieldProblem, Result};
+
+pub use serve::{Served, serve};
+
+/// Largest body that is read.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Answers that were given before say so.
+const REPLAYED: &str = "idempotency-replayed";
+
+/// The service as an axum router.
+pub fn router(app: Arc<App>) -> Router {
+    let panicked = CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+        tracing::error!("a request handler panicked");
+        let body = json!({"success": false, "error": "internal_error", "detail": "the request failed; see the log"});
+        (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
+    });
+    Router::new().fallback(handle).with_state(app).layer(panicked)
+}
+
+/// One request, from its head to its answer.
+async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
+    let arrived = Instant::now();
+    let request_id = request_id(request.headers());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (name, mut response) = match answer(&app, request, &request_id).await {
+        Ok((name, response)) => (name, response),
+        Err((name, error)) => (name, error_response(&error)),
+    };
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    let (status, seconds) = (response.status(), arrived.elapsed().as_secs_f64());
+    metrics::counter!("portreeve_http_requests_total", "route" => name, "status" => status.as_str().to_owned())
+        .increment(1);
+    metrics::histogram!("portreeve_http_request_duration_seconds", "route" => name).record(seconds);
+    tracing::info!(%request_id, %method, path, route = name, status = status.as_u16(), ms = seconds * 1000.0, "request");
+    response
+}
+
+type Named<T> = std::result::Result<T, (&'static str, Error)>;
+
+async fn answer(app: &App, request: Request, request_id: &str) -> Named<(&'static str, Response)> {
+    let path = request.uri().path().to_owned();
+    if let Some(found) = service::find(&path) {
+        let name = found.name();
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err((name, Error::WrongMethod(request.method().to_string())));
+        }
+        return Ok((name, found.answer(app).await));
+    }
+    match route::find(request.method(), &path) {
+        route::Found::Nothing => Err(("unknown", Error::UnknownPath(path.chars().take(200).collect()))),
+        route::Found::OtherMethod => Err(("wrong_method", Error::WrongMethod(request.method().to_string()))),
+        route::Found::Entry(entry, segments) => {
+            let answered = keyed(app, entry, segments, request, request_id).await;
+            answered.map(|answer| (entry.name, answer_response(answer))).map_err(|error| (entry.name, error))
+        }
+    }
+}
+
+/// A request that needs a key: the key first, then the body.
+async fn keyed(
+    app: &App,
+    entry: &'static Entry,
+    segments: Vec<(String, Vec<u8>)>,
+    request: Request,
+    request_id: &str,
+) -> Result<Answer> {
+    let who = authn::authenticate(app.gate().store(), key_of(request.headers())).await?;
+    let (place, mut input) = match *request.method() {
+        Method::POST => (Place::Body, Map::new()),
+        _ => (Place::Query, query_fields(request.uri().query().unwrap_or_default())),
+    };
+    let mut circumstances = app.circumstances(request_id.to_owned());
+    let key = request.headers().get("idempotency-key");
+    circumstances.idempotency_key = key.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    if place == Place::Body {
+        input = body_fields(request.into_body()).await?;
+    }
+    for (name, bytes) in segments {
+        // Not UTF-8: no name of anything, and the reader of the input says so.
+        input.insert(name, String::from_utf8(bytes).map_or(Value::from("\u{0}"), Value::from));
+    }
+    entry.call(app, &who, Call { input, place, circumstances }).await
+}
+
+/// The caller's key: `Authorization: Bearer`, then `X-Coordinator-API-Key`, then `X-API-Key`; empty ones are absent.
+fn key_of(headers: &HeaderMap) -> Option<&str> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let bearer = text("authorization").and_then(|value| {
+        let (scheme, key) = value.split_once(char::is_whitespace)?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
+    [bearer, text("x-coordinator-api-key"), text("x-api-key")].into_iter().flatten().find(|key| !key.is_empty())
+}
+
+/// The caller's request identifier where it is a sane one, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get("x-request-id").and_then(|value| value.to_str().ok());
+    let sane = |id: &&str| {
+        (1..=128).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    given.filter(sane).map_or_else(crate::command::new_id, str::to_owned)
+}
+
+fn query_fields(query: &str) -> Map<String, Value> {
+    form_urlencoded::parse(query.as_bytes())
+        .map(|(name, value)| (name.into_owned(), Value::from(value.into_owned())))
+        .filter(|(_, value)| value.as_str() != Some(""))
+        .collect()
+}
+
+async fn body_fields(body: Body) -> Result<Map<String, Value>> {
+    let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| {
+        if is_length_limit(&error) {
+            Error::TooLarge(BODY_BYTES_MAX)
+        } else {
+            Error::Invalid(vec![FieldProblem::new("body", "", "body_unreadable", "the body could not be read")])
+        }
+    })?;
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => {
+            Err(Error::Invalid(vec![FieldProblem::new("body", "", "dict_type", "the body should be a JSON object")]))
+        }
+        Err(error) => {
+            Err(Error::Invalid(vec![FieldProblem::new("body", "", "json_invalid", format!("JSON decode error: {error}"))]))
+        }
+    }
+}
+
+fn is_length_limit(error: &axum::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn answer_response(answer: Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let mut response = (status, Json(answer.body)).into_response();
+    if answer.replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// The one place that turns errors into statuses.
+fn error_response(error: &Error) -> Response {
+    let status = match error {
+        Error::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Denied(_) => StatusCode::FORBIDDEN,
+        Error::UnknownPath(_) => StatusCode::NOT_FOUND,
+        Error::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+        Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::PolicyUnavailable { .. } | Error::StorageUnavailable | Error::Contention | Error::Stopping => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    let mut response = (status, Json(error.body())).into_response();
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}

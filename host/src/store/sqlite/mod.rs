@@ -1,0 +1,187 @@
+//! The embedded store: one SQLite file, write-ahead log, one writer, many readers.
+
+mod agents;
+mod audit;
+mod job;
+mod locks;
+mod migrate;
+mod policy;
+mod rows;
+mod tasks;
+mod tx;
+mod view;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, SqliteConnection};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::clock::SharedClock;
+use crate::gate::{Permit, Refusal};
+use crate::store::{CommitError, Committed, IdempotencyKey, StoreError};
+
+pub use policy::Activation;
+pub use tasks::Claims;
+pub use tx::{Apply, Rejected, Tx};
+pub use view::View;
+
+use job::{AnswerJob, CommitJob, RefusalJob};
+use writer::Job;
+
+/// Mutations that may wait for the writer; more are told that the store is busy.
+const WAITING_MAX: usize = 4096;
+/// How long a mutation waits for a place in that queue.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the writer waits for another process that writes to the same file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections for reading.
+const READERS: u32 = 4;
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    view: View,
+    jobs: mpsc::Sender<Box<dyn Job>>,
+    writer: Arc<Mutex<Option<JoinHandle<()>>>>,
+    stop: Arc<Notify>,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the database at `path`; makes it when there is none, migrates an older one.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is damaged, is another program's, or is newer than this program.
+    pub async fn open(path: &Path, clock: SharedClock) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            .disable_statement_logging();
+        let opened = |error: &dyn std::fmt::Display| StoreError::Open {
+            path: path.display().to_string(),
+            cause: error.to_string(),
+        };
+        private_file(path).map_err(|e| opened(&e))?;
+        let mut conn = options.clone().connect().await.map_err(|e| opened(&e))?;
+        check_integrity(&mut conn).await.map_err(|e| opened(&e))?;
+        migrate::migrate(&mut conn, clock.now()).await?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(QUEUE_TIMEOUT)
+            .connect_with(options.create_if_missing(false).read_only(true))
+            .await
+            .map_err(|e| opened(&e))?;
+        let (jobs, waiting) = mpsc::channel(WAITING_MAX);
+        let stop = Arc::new(Notify::new());
+        let writer = tokio::spawn(writer::write(conn, Arc::clone(&clock), waiting, Arc::clone(&stop)));
+        let view = View::new(pool, clock);
+        Ok(Self { view, jobs, writer: Arc::new(Mutex::new(Some(writer))), stop, path: path.to_owned() })
+    }
+
+    /// The store without its write methods.
+    #[must_use]
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a permitted change: state, violations and audit row in one transaction, or none of them.
+    ///
+    /// # Errors
+    /// When facts or policy moved since the decision, the state stands against the
+    /// input, an obligation stands against it, or the database failed.
+    pub async fn commit<C: Apply>(
+        &self,
+        permit: Permit<C>,
+        command: C,
+        idempotency: Option<IdempotencyKey>,
+    ) -> Result<Committed<C::Output>, CommitError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Some(command);
+        self.send(Box::new(CommitJob { permit, command, idempotency, reply, outcome: None })).await?;
+        answer.await.unwrap_or(Err(CommitError::Store(StoreError::Closed)))
+    }
+
+    /// Records a decision that was not an allowance.
+    ///
+    /// # Errors
+    /// When the database failed; then nobody may be told that it was recorded.
+    pub async fn record(&self, refusal: Refusal) -> Result<(), CommitError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Box::new(RefusalJob { refusal, reply })).await?;
+        answer.await.unwrap_or(Err(CommitError::Store(StoreError::Closed)))
+    }
+
+    /// Records a question that was allowed and answered.
+    ///
+    /// # Errors
+    /// As [`Self::commit`]; then the answer must not be given.
+    pub async fn answered<Q: Send + 'static>(&self, permit: Permit<Q>, summary: Value) -> Result<(), CommitError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Box::new(AnswerJob { permit, summary, reply, outcome: None })).await?;
+        answer.await.unwrap_or(Err(CommitError::Store(StoreError::Closed)))
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let one: i64 = sqlx::query_scalar("SELECT count(*) FROM schema_migrations").fetch_one(self.view.pool()).await?;
+        if one > 0 && !self.jobs.is_closed() { Ok(()) } else { Err(StoreError::Closed) }
+    }
+
+    /// Finishes what waits for the writer and closes the database.
+    pub async fn close(&self) {
+        self.stop.notify_one();
+        let running = self.writer.lock().await.take();
+        if let Some(running) = running
+            && let Err(error) = running.await
+        {
+            tracing::error!(error = %error, "the writer ended badly");
+        }
+        self.view.pool().close().await;
+    }
+
+    async fn send(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
+        self.jobs.send_timeout(job, QUEUE_TIMEOUT).await.map_err(|refused| match refused {
+            mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Busy,
+            mpsc::error::SendTimeoutError::Closed(_) => StoreError::Closed,
+        })
+    }
+}
+
+/// A new database is readable by its owner only; SQLite gives its log files the same mode.
+fn private_file(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A damaged file is reported, never recreated.
+async fn check_integrity(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(conn).await?;
+    if verdict == "ok" {
+        Ok(())
+    } else {
+        Err(sqlx::Error::Protocol(format!("the database is damaged, nothing was changed: {verdict}")))
+    }
+}
