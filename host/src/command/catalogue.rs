@@ -232,7 +232,7 @@ fn run_claim<'a>(
     circumstances: Circumstances,
 ) -> BoxFuture<'a, Result<Answer>> {
     Box::pin(async move {
-        let committed = super::claim::claim(app, who, TaskClaim::parse(&input, who)?, &circumstances).await?;
+        let committed = tasks::claim::claim(app, who, TaskClaim::parse(&input, who)?, &circumstances).await?;
         answer::<TaskClaim>(app, committed)
     })
 }

@@ -4,7 +4,6 @@ pub mod action;
 pub mod agents;
 pub mod audit;
 pub mod catalogue;
-pub(crate) mod claim;
 pub mod input;
 pub mod locks;
 pub mod policy;

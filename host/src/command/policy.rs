@@ -16,9 +16,6 @@ use crate::engine::types::{
 use crate::error::{Error, Result};
 use crate::gate::Permit;
 
-/// Most bytes of an agent's text that stand as the resource; the whole text goes to the guardrails.
-const RESOURCE_BYTES_MAX: usize = 200;
-
 /// What policy is asked about `who`: the facts come from the store, never from the request.
 #[must_use]
 pub fn policy_principal(who: &Principal) -> PolicyPrincipal {
@@ -32,11 +29,6 @@ pub fn policy_principal(who: &Principal) -> PolicyPrincipal {
 
 fn active(at: Lookout<'_>) -> Target {
     Target::Component(at.component.digest().to_owned())
-}
-
-/// As much of a text as stands for it where a resource is named.
-pub(crate) fn beginning(text: &str) -> String {
-    text.char_indices().take_while(|(at, _)| *at < RESOURCE_BYTES_MAX).map(|(_, c)| c).collect()
 }
 
 // -------------------------------------------------------------- guardrails
@@ -81,7 +73,8 @@ impl Action for GuardrailsCheck {
     }
 
     fn resource(&self) -> Target {
-        Target::Command(beginning(&self.operation_text))
+        // The text itself goes to the guardrails as a text; as the target it would be read, and reported, twice.
+        Target::Command(String::new())
     }
 }
 

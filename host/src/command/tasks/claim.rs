@@ -5,16 +5,144 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::tasks::{TaskClaim, TaskClaimed};
+use super::{LEASE_SECONDS, queue, task_target};
 use crate::app::App;
 use crate::authn::Principal;
+use crate::clock::Time;
+use crate::command::action::{Action, Command, Lookout, Subject};
+use crate::command::input::{AGENT_ID, AGENT_TYPE, Field, Input, Kind};
+use crate::command::plain;
+use crate::engine::types::{Target, Text, TextFormat};
 use crate::error::{Denial, Error, Result};
 use crate::gate::Circumstances;
 use crate::store::Committed;
 use crate::store::sqlite::Claims;
+
+/// A task that a claimant may take, as it stood when it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its identifier.
+    pub task_id: String,
+    /// What kind of work.
+    pub task_type: String,
+    /// The work, in words.
+    pub description: String,
+    /// The work, as JSON text.
+    pub input_data: Option<String>,
+    /// 1 is first, 10 last.
+    pub priority: i64,
+}
+
+/// Claims one task, or finds that there is none. Policy decides about this very
+/// task, so the gate is asked anew for each candidate; [`claim`] does that.
+#[derive(Debug, Clone)]
+pub struct TaskClaim {
+    /// Only these types; empty for any.
+    pub task_types: Vec<String>,
+    /// How long the claim holds without a heartbeat.
+    pub lease_seconds: i64,
+    /// How long to wait for a task.
+    pub wait_seconds: i64,
+    /// The task to claim; none when nothing was found.
+    pub candidate: Option<Candidate>,
+    /// Guardrails that kept tasks from this claimant on the way, for the answer.
+    pub blocked: Option<String>,
+}
+
+/// What a claim answers; every key is always there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TaskClaimed {
+    /// Whether the caller now works on a task.
+    pub success: bool,
+    /// The task.
+    pub task_id: Option<String>,
+    /// What kind of work.
+    pub task_type: Option<String>,
+    /// The work, in words.
+    pub description: Option<String>,
+    /// The work, as data.
+    pub input_data: Option<Value>,
+    /// 1 is first, 10 last.
+    pub priority: Option<i64>,
+    /// When the task is given up.
+    pub deadline: Option<Time>,
+    /// Why not.
+    pub reason: Option<String>,
+    /// Proves the claim.
+    pub claim_token: Option<String>,
+    /// When the claim runs out.
+    pub lease_expires_at: Option<Time>,
+    /// Which attempt this is, counted from 1.
+    pub attempt: Option<i64>,
+    /// Another agent was first; the claim is tried again. Never shown.
+    #[serde(skip)]
+    pub raced: bool,
+}
+
+impl TaskClaimed {
+    /// Nothing was claimed.
+    #[must_use]
+    pub fn none(reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..Self::default() }
+    }
+}
+
+impl Action for TaskClaim {
+    const NAME: &'static str = "task_claim";
+    const OPERATION: &'static str = "get_work";
+    const INPUT: &'static [Field] = &[
+        AGENT_ID,
+        AGENT_TYPE,
+        Field::new("task_types", Kind::Texts(100, 256), "Only these types"),
+        LEASE_SECONDS,
+        Field::new("wait_seconds", Kind::Int(0, 60), "Wait so long for a task").default(0).code("wait_out_of_range"),
+    ];
+    type Output = TaskClaimed;
+
+    fn parse(input: &Input, _who: &Principal) -> Result<Self> {
+        Ok(Self {
+            task_types: input.texts("task_types"),
+            lease_seconds: input.int("lease_seconds"),
+            wait_seconds: input.int("wait_seconds"),
+            candidate: None,
+            blocked: None,
+        })
+    }
+
+    async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
+        let mut subject = Subject::of(self.resource());
+        if let Some(task) = &self.candidate {
+            subject.texts = plain(&[("task_description", Some(&task.description))]);
+            subject.texts.extend(task.input_data.as_ref().map(|data| Text {
+                label: "input_data".to_owned(),
+                format: TextFormat::Json,
+                body: data.clone(),
+            }));
+        }
+        Ok(subject)
+    }
+
+    fn resource(&self) -> Target {
+        self.candidate.as_ref().map_or_else(queue, |task| task_target(&task.task_id, &task.task_type, task.priority))
+    }
+}
+
+impl Command for TaskClaim {
+    fn is_refused(output: &TaskClaimed) -> bool {
+        !output.success
+    }
+
+    fn is_answer(output: &TaskClaimed) -> bool {
+        !output.raced
+    }
+}
+
+// ------------------------------------------------------- looking for a task
 
 /// Most tasks that one claim has policy decide about.
 const CANDIDATES_MAX: usize = 32;
