@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod authn;
+pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod domain;

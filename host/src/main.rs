@@ -1,2 +1,20 @@
-//! x
-fn main() {}
+//! The program `portreeve`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long work that cannot be interrupted may take once the command has ended.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            portreeve::cli::cannot_start(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(portreeve::cli::main());
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    ended
+}

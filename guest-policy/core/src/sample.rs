@@ -60,12 +60,28 @@ impl Policy {
                 }
                 let body = TEXTS.iter().cycle().nth(at).copied().unwrap_or_default();
                 let json = format!("{{\"run\": [\"{}\"]}}", "cargo\", \"test");
-                request.texts = vec![
-                    Text { label: "a".into(), format: TextFormat::Plain, body: body.to_owned() },
-                    Text { label: "b".into(), format: TextFormat::Json, body: json },
-                ];
+                request.texts = vec![text(TextFormat::Plain, body.to_owned()), text(TextFormat::Json, json)];
                 let _ = self.decide_with(EngineMode::Both, &request);
             }
         }
+        self.warm_automata();
     }
+
+    /// The patterns' automata are built state by state, by the text that they meet;
+    /// the bundle's own prose leads them through most states that agents' texts
+    /// will. Not more than that: every page that a snapshot's automata fill is a
+    /// page that a fresh instance may have to fault in.
+    fn warm_automata(&self) {
+        let Some(operation) = self.manifest.operations.first() else { return };
+        let operations = self.manifest.operations.iter().map(|operation| operation.description.as_str());
+        let patterns = self.manifest.patterns.iter().map(|pattern| pattern.remedy.as_str());
+        let lines: Vec<&str> = operations.chain(patterns).chain(TEXTS).collect();
+        let mut request = request(operation);
+        request.texts = vec![text(TextFormat::Plain, lines.join("\n"))];
+        let _ = self.guardrails.scan(&request, 0);
+    }
+}
+
+fn text(format: TextFormat, body: String) -> Text {
+    Text { label: "sample".into(), format, body }
 }

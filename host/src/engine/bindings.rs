@@ -1,6 +1,5 @@
 //! Generated from `wit/policy.wit`; private, converted in `convert`.
 
-#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated code")]
 mod generated {
     wasmtime::component::bindgen!({
         path: "../wit",

@@ -20,7 +20,7 @@ const MAGIC: &str = "portreeve-cache-1\n";
 /// Bits that let somebody else write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Older files go when there are more than this.
-const FILES_MAX: usize = 32;
+const FILES_MAX: usize = 48;
 
 /// What a file holds; its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

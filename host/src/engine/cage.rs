@@ -26,7 +26,8 @@ pub(super) const CORE_INSTANCES_MAX: usize = 4;
 pub struct Cage {
     /// Largest linear memory of an instance.
     pub memory_bytes_max: usize,
-    /// Fuel for one decision.
+    /// Fuel for one decision. Some 430 units read a byte of prose, some 1,300 a
+    /// byte of the most tangled JSON: this is enough for what a policy reads at most.
     pub fuel_decide: u64,
     /// Fuel for a run of the bundle's own tests, or for checking a text.
     pub fuel_tests: u64,
@@ -48,7 +49,7 @@ impl Default for Cage {
     fn default() -> Self {
         Self {
             memory_bytes_max: 64 * MIB,
-            fuel_decide: 2_000_000_000,
+            fuel_decide: 10_000_000_000,
             fuel_tests: 100_000_000_000,
             deadline_decide: Duration::from_secs(2),
             deadline_tests: Duration::from_secs(60),

@@ -10,7 +10,6 @@ use wasmtime::component::{Component, Linker};
 use super::bindings::{Policy, PolicyPre};
 use super::cage::{Allowance, Isolation, Warden, refill};
 use super::convert::{judge_decision, judge_manifest, judge_report, lend_request, lend_texts, tame_problems};
-use super::digest::digest_of;
 use super::error::{EngineError, short};
 use super::runtime::Runtime;
 use super::types::{Decision, Manifest, PolicyRequest, Problem, TestReport};
@@ -58,7 +57,12 @@ impl fmt::Debug for PolicyComponent {
 
 impl PolicyComponent {
     /// Checks that the component is pure and of our world, and asks what it is.
-    pub(super) fn new(runtime: Arc<Runtime>, bytes: Arc<[u8]>, component: &Component) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        runtime: Arc<Runtime>,
+        bytes: Arc<[u8]>,
+        digest: String,
+        component: &Component,
+    ) -> Result<Self, EngineError> {
         refuse_imports(&runtime, component)?;
         let wrong_world = |error: wasmtime::Error| EngineError::WrongWorld(short(&error.to_string()));
         let pre = Linker::new(&runtime.wasm)
@@ -66,7 +70,7 @@ impl PolicyComponent {
             .map_err(|error| EngineError::NotAComponent(short(&error.to_string())))?;
         let pre = PolicyPre::new(pre).map_err(wrong_world)?;
         let manifest = describe(&runtime, &pre)?;
-        Ok(Self { digest: digest_of(&bytes), bytes, manifest, pre, runtime, idle: Mutex::new(Vec::new()) })
+        Ok(Self { digest, bytes, manifest, pre, runtime, idle: Mutex::new(Vec::new()) })
     }
 
     /// `sha256:` and the digest of the component's bytes.

@@ -19,7 +19,7 @@ mod snapshot;
 pub mod types;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use wasmtime::component::Component;
 
@@ -37,6 +37,8 @@ use types::BundleFile;
 
 /// The component that the binary carries: rules of no bundle, until one is loaded.
 static ENGINE_COMPONENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/policy_engine.wasm"));
+
+static ENGINE_DIGEST: LazyLock<String> = LazyLock::new(|| digest_of(ENGINE_COMPONENT));
 
 /// Counts how snapshots are made; raised when the same input gives other bytes.
 const SNAPSHOT_FORMAT: &[u8] = b"1";
@@ -120,15 +122,16 @@ impl Engine {
                 bytes.len()
             )));
         }
-        let component = self.compiled(&bytes, progress)?;
-        let component = PolicyComponent::new(Arc::clone(&self.runtime), bytes, &component)?;
+        let digest = digest_of(&bytes);
+        let component = self.compiled(&bytes, &digest, progress)?;
+        let component = PolicyComponent::new(Arc::clone(&self.runtime), bytes, digest, &component)?;
         Ok(Arc::new(component))
     }
 
-    fn compiled(&self, bytes: &[u8], progress: &dyn Fn(Stage)) -> Result<Component, EngineError> {
+    fn compiled(&self, bytes: &[u8], digest: &str, progress: &dyn Fn(Stage)) -> Result<Component, EngineError> {
         let wasm = &self.runtime.wasm;
         let key = Key::default()
-            .part(bytes)
+            .part(digest.as_bytes())
             // The compiler's settings and wasmtime's version.
             .hashed(wasm.precompile_compatibility_hash())
             .finish_hex();
@@ -174,6 +177,6 @@ fn sorted(files: &[BundleFile]) -> Vec<BundleFile> {
 }
 
 fn snapshot_key(files: &[BundleFile], memory_bytes_max: usize) -> String {
-    let key = Key::default().part(SNAPSHOT_FORMAT).part(&memory_bytes_max.to_le_bytes()).part(ENGINE_COMPONENT);
+    let key = Key::default().part(SNAPSHOT_FORMAT).part(&memory_bytes_max.to_le_bytes()).part(ENGINE_DIGEST.as_bytes());
     files.iter().fold(key, |key, file| key.part(file.path.as_bytes()).part(file.text.as_bytes())).finish_hex()
 }

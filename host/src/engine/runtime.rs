@@ -66,6 +66,9 @@ fn config(stack_bytes_max: usize) -> Config {
         .cranelift_nan_canonicalization(true)
         .memory_init_cow(true)
         .concurrency_support(false)
+        // Errors name the trap, not the place: half the artefact would be for places.
+        .generate_address_map(false)
+        .native_unwind_info(false)
         .wasm_feature_set();
     config
 }

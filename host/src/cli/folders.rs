@@ -1,0 +1,49 @@
+//! Where things are when nobody says: the data folder and the cache of compiled policies.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::error::CliError;
+
+/// The data folder: as given, else `PORTREEVE_DATA`, else the user's.
+pub(super) fn data(given: Option<PathBuf>) -> Result<PathBuf, CliError> {
+    given
+        .or_else(|| path_of("PORTREEVE_DATA"))
+        .or_else(|| user_folder("XDG_DATA_HOME", ".local/share"))
+        .ok_or_else(|| homeless("data folder", "--data DIR"))
+}
+
+/// The cache of a service on a data folder, where it is not in that folder.
+pub(super) fn service_cache(given: Option<PathBuf>) -> Option<PathBuf> {
+    given.or_else(|| path_of("PORTREEVE_CACHE"))
+}
+
+/// The cache of commands that need no data folder.
+pub(super) fn cache(given: Option<PathBuf>) -> Result<PathBuf, CliError> {
+    service_cache(given)
+        .or_else(|| user_folder("XDG_CACHE_HOME", ".cache"))
+        .ok_or_else(|| homeless("cache folder", "--cache DIR"))
+}
+
+/// A variable that is set to something.
+pub(super) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn path_of(name: &str) -> Option<PathBuf> {
+    variable(name).map(PathBuf::from)
+}
+
+/// Relative paths in these variables are to be ignored, says the XDG base directory specification.
+fn user_folder(name: &str, below_home: &str) -> Option<PathBuf> {
+    let base = path_of(name).filter(|path| path.is_absolute());
+    let base = base.or_else(|| path_of("HOME").map(|home| home.join(below_home)));
+    base.map(|base| base.join("portreeve"))
+}
+
+fn homeless(what: &str, option: &str) -> CliError {
+    CliError::new(
+        format!("there is no home folder (`HOME` is not set), so no default {what}"),
+        format!("name one: {option}"),
+    )
+}
