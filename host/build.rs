@@ -102,6 +102,7 @@ fn build_guest(workspace: &Path, target_dir: &Path) -> Result<Vec<u8>, Box<dyn E
         .args(["--profile", PROFILE])
         .arg("--target-dir")
         .arg(target_dir);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", without_places(workspace).join("\u{1f}"));
     if workspace.join("Cargo.lock").is_file() {
         cargo.arg("--locked");
     }
@@ -110,6 +111,16 @@ fn build_guest(workspace: &Path, target_dir: &Path) -> Result<Vec<u8>, Box<dyn E
     }
     let module = target_dir.join(TARGET).join(PROFILE).join("guest_policy.wasm");
     Ok(fs::read(module)?)
+}
+
+/// Panic messages name source files. Where those lie on this machine is nobody's business, and would give the same
+/// sources another component, and so another digest and policy epoch, in every checkout.
+fn without_places(workspace: &Path) -> Vec<String> {
+    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+    let mut flags = vec![format!("--remap-path-prefix={}=portreeve", workspace.display())];
+    flags.extend(cargo_home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
+    flags
 }
 
 fn is_foreign(name: &str) -> bool {

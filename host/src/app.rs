@@ -76,6 +76,7 @@ pub enum OpenError {
 pub struct App {
     gate: Gate,
     data: PathBuf,
+    admin_key_is_new: bool,
     reservations: Arc<Reservations>,
     task_signal: Notify,
 }
@@ -93,9 +94,14 @@ impl App {
         let policy = Policy::start(engine, wanted, &store, &options.clock, progress).await?;
         check_operations(&policy)?;
         let gate = Gate::new(store, policy, options.clock);
-        let app = Arc::new(Self { gate, data: options.data, reservations: Arc::default(), task_signal: Notify::new() });
-        app.ensure_admin().await?;
-        Ok(app)
+        let mut app = Self::new(gate, options.data);
+        app.admin_key_is_new = app.ensure_admin().await?;
+        Ok(Arc::new(app))
+    }
+
+    fn new(gate: Gate, data: PathBuf) -> Self {
+        let (reservations, task_signal) = (Arc::default(), Notify::new());
+        Self { gate, data, admin_key_is_new: false, reservations, task_signal }
     }
 
     /// Opens the service on a data folder that is there, under the policy that is in force on it; the options' bundle
@@ -108,7 +114,7 @@ impl App {
         let policy = Policy::resume(engine, &store, progress).await?;
         check_operations(&policy)?;
         let gate = Gate::new(store, policy, options.clock);
-        Ok(Arc::new(Self { gate, data: options.data, reservations: Arc::default(), task_signal: Notify::new() }))
+        Ok(Arc::new(Self::new(gate, options.data)))
     }
 
     /// The gate.
@@ -127,6 +133,12 @@ impl App {
     #[must_use]
     pub fn admin_key_path(&self) -> PathBuf {
         self.data.join("admin.key")
+    }
+
+    /// Whether this start made the admin's key, so that it has not been shown yet.
+    #[must_use]
+    pub const fn admin_key_is_new(&self) -> bool {
+        self.admin_key_is_new
     }
 
     pub(crate) const fn reservations(&self) -> &Arc<Reservations> {
@@ -207,13 +219,15 @@ impl App {
     }
 
     /// A new store gets an `admin` agent; a lost key file gets a new key. Both through the gate, as `system`.
-    async fn ensure_admin(&self) -> Result<(), OpenError> {
+    /// A key file beside a store without an admin is of another store, and is replaced. True if there is a new key.
+    async fn ensure_admin(&self) -> Result<bool, OpenError> {
         let path = self.admin_key_path();
-        if path.exists() {
-            return Ok(());
+        if path.exists() && self.gate.store().view().facts_by_agent(ADMIN).await?.is_some() {
+            return Ok(false);
         }
         let secret = self.admin_key().await.map_err(OpenError::Bootstrap)?;
-        write_private(&path, &secret).map_err(|source| OpenError::Folder { path, source })
+        write_private(&path, &secret).map_err(|source| OpenError::Folder { path, source })?;
+        Ok(true)
     }
 
     async fn admin_key(&self) -> Result<String> {
@@ -287,8 +301,7 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_extension("new");
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()?;

@@ -57,6 +57,11 @@ CREATE TRIGGER lock_fences_only_grow BEFORE UPDATE ON lock_fences
 WHEN NEW.lock_key <> OLD.lock_key OR NEW.last_token <= OLD.last_token
 BEGIN SELECT RAISE(ABORT, 'a fencing token only grows'); END;
 
+-- INSERT OR REPLACE deletes without asking delete triggers, so an insert over a row is judged like an update.
+CREATE TRIGGER lock_fences_not_replaced BEFORE INSERT ON lock_fences
+WHEN EXISTS (SELECT 1 FROM lock_fences WHERE lock_key = NEW.lock_key AND last_token >= NEW.last_token)
+BEGIN SELECT RAISE(ABORT, 'a fencing token only grows'); END;
+
 CREATE TRIGGER lock_fences_stay BEFORE DELETE ON lock_fences
 BEGIN SELECT RAISE(ABORT, 'a fence is never deleted'); END;
 
@@ -98,6 +103,10 @@ CREATE TRIGGER work_queue_final_stays BEFORE UPDATE ON work_queue
 WHEN OLD.status IN ('completed', 'failed', 'cancelled')
 BEGIN SELECT RAISE(ABORT, 'a final task is never rewritten'); END;
 
+CREATE TRIGGER work_queue_not_replaced BEFORE INSERT ON work_queue
+WHEN EXISTS (SELECT 1 FROM work_queue WHERE task_id = NEW.task_id OR submit_order = NEW.submit_order)
+BEGIN SELECT RAISE(ABORT, 'a task is never replaced'); END;
+
 CREATE TRIGGER work_queue_stays BEFORE DELETE ON work_queue
 BEGIN SELECT RAISE(ABORT, 'a task is never deleted'); END;
 
@@ -124,6 +133,9 @@ CREATE TABLE activations (
     activated_by TEXT    NOT NULL
 ) STRICT;
 
+CREATE TRIGGER activations_in_order BEFORE INSERT ON activations
+WHEN NEW.epoch <> (SELECT coalesce(max(epoch), 0) + 1 FROM activations)
+BEGIN SELECT RAISE(ABORT, 'activations.epoch has no gap and is never replaced'); END;
 CREATE TRIGGER activations_stay BEFORE DELETE ON activations
 BEGIN SELECT RAISE(ABORT, 'activations are append-only'); END;
 CREATE TRIGGER activations_fixed BEFORE UPDATE ON activations
@@ -172,8 +184,8 @@ CREATE INDEX audit_log_operation ON audit_log (operation, seq);
 CREATE INDEX audit_log_created ON audit_log (created_at);
 
 CREATE TRIGGER audit_log_no_gap BEFORE INSERT ON audit_log
-WHEN NEW.seq <> (SELECT coalesce(max(seq), 0) + 1 FROM audit_log)
-BEGIN SELECT RAISE(ABORT, 'audit_log.seq has no gap'); END;
+WHEN NEW.seq <> (SELECT coalesce(max(seq), 0) + 1 FROM audit_log) OR EXISTS (SELECT 1 FROM audit_log WHERE id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'audit_log.seq has no gap, and no row is replaced'); END;
 CREATE TRIGGER audit_log_stays BEFORE DELETE ON audit_log
 BEGIN SELECT RAISE(ABORT, 'audit_log is append-only'); END;
 CREATE TRIGGER audit_log_fixed BEFORE UPDATE ON audit_log
@@ -197,6 +209,9 @@ CREATE TABLE guardrail_violations (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX guardrail_violations_agent ON guardrail_violations (agent_id, created_at);
 
+CREATE TRIGGER guardrail_violations_not_replaced BEFORE INSERT ON guardrail_violations
+WHEN EXISTS (SELECT 1 FROM guardrail_violations WHERE audit_id = NEW.audit_id AND position = NEW.position)
+BEGIN SELECT RAISE(ABORT, 'guardrail_violations is append-only'); END;
 CREATE TRIGGER guardrail_violations_stay BEFORE DELETE ON guardrail_violations
 BEGIN SELECT RAISE(ABORT, 'guardrail_violations is append-only'); END;
 CREATE TRIGGER guardrail_violations_fixed BEFORE UPDATE ON guardrail_violations

@@ -4,6 +4,7 @@ mod agent;
 mod audit;
 mod body;
 mod check;
+mod demo;
 mod failure;
 mod folders;
 mod policy;
@@ -46,6 +47,7 @@ enum Command {
     Check(check::Check),
     Audit(audit::Audit),
     Policy(policy::Policy),
+    Demo(demo::Demo),
 }
 
 /// Runs the command that the process was started with.
@@ -72,6 +74,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Check(command) => command.run(&output).await,
         Command::Audit(command) => command.run(&output).await,
         Command::Policy(command) => command.run(&output).await,
+        Command::Demo(command) => command.run(&output).await,
     };
     ended.unwrap_or_else(|error: CliError| {
         output.error(&error);

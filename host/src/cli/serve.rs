@@ -148,7 +148,14 @@ fn announce(served: &Served, ready: Option<&ReadyFile>, output: &Output) -> Resu
     }
     output.line(format_args!("listening on  {}", output.paint(Tone::Good, &url)))?;
     output.line(format_args!("data folder   {data}"))?;
-    output.line(format_args!("admin key in  {key}"))
+    output.line(format_args!("admin key in  {key}"))?;
+    if !app.admin_key_is_new() {
+        return Ok(());
+    }
+    // Made by this start: shown this once, as every new key is.
+    let secret = std::fs::read_to_string(app.admin_key_path())
+        .map_err(|error| CliError::new(format!("cannot read `{key}`: {error}"), "look at the data folder"))?;
+    output.line(format_args!("admin key     {} (new, shown this once)", secret.trim()))
 }
 
 /// The file that tells other programs that the service accepts connections.

@@ -99,7 +99,11 @@ pub trait Query: Action {
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn read(&self, at: Lookout<'_>, permit: &crate::gate::Permit<Self>) -> impl Future<Output = Result<Self::Output>> + Send;
+    fn read(
+        &self,
+        at: Lookout<'_>,
+        permit: &crate::gate::Permit<Self>,
+    ) -> impl Future<Output = Result<Self::Output>> + Send;
 
     /// What the audit row keeps of the answer.
     fn audit(_output: &Self::Output) -> Value {

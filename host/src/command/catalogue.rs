@@ -181,30 +181,49 @@ pub static CATALOGUE: &[Entry] = &[
     Entry::command::<locks::LockAcquire>(Method::Post, "/locks/acquire", "Take a lock, or refresh your own"),
     Entry::command::<locks::LockRenew>(Method::Post, "/locks/renew", "Extend a lock that you hold under its token"),
     Entry::command::<locks::LockRelease>(Method::Post, "/locks/release", "Give back a lock that you hold"),
-    Entry::query::<locks::LockVerify>(Method::Post, "/locks/verify", "Ask whether a fencing token is the newest and live"),
+    Entry::query::<locks::LockVerify>(
+        Method::Post,
+        "/locks/verify",
+        "Ask whether a fencing token is the newest and live",
+    ),
     Entry::query::<locks::LockStatus>(Method::Get, "/locks/status/{*path}", "Look at one lock"),
     Entry::query::<locks::LockList>(Method::Get, "/locks", "List held locks").about_anyone(),
     Entry::command::<locks::LockForceRelease>(Method::Delete, "/locks/{*path}", "Free a lock whoever holds it"),
     Entry::command::<tasks::TaskSubmit>(Method::Post, "/work/submit", "Put a task into the queue"),
-    Entry::command::<TaskClaim>(Method::Post, "/work/claim", "Claim the next task that you may work on").run_by(run_claim),
+    Entry::command::<TaskClaim>(Method::Post, "/work/claim", "Claim the next task that you may work on")
+        .run_by(run_claim),
     Entry::command::<tasks::TaskHeartbeat>(Method::Post, "/work/heartbeat", "Extend the lease of your claim"),
     Entry::command::<tasks::TaskComplete>(Method::Post, "/work/complete", "Report how a claimed task went"),
     Entry::command::<tasks::TaskCancel>(Method::Post, "/work/cancel", "Withdraw a task"),
-    Entry::query::<tasks::TaskGet>(Method::Post, "/work/get", "Look at one task").run_by(run_task_query::<tasks::TaskGet>),
+    Entry::query::<tasks::TaskGet>(Method::Post, "/work/get", "Look at one task")
+        .run_by(run_task_query::<tasks::TaskGet>),
     Entry::query::<tasks::TaskList>(Method::Get, "/work", "List tasks, newest first")
         .about_anyone()
         .run_by(run_task_query::<tasks::TaskList>),
-    Entry::query::<policy::GuardrailsCheck>(Method::Post, "/guardrails/check", "Ask which guardrails a text would meet"),
+    Entry::query::<policy::GuardrailsCheck>(
+        Method::Post,
+        "/guardrails/check",
+        "Ask which guardrails a text would meet",
+    ),
     Entry::query::<policy::PolicyCheck>(Method::Post, "/policy/check", "Ask what policy would say to you"),
     Entry::query::<policy::PolicyValidate>(Method::Post, "/policy/validate", "Check Cedar text against the schema"),
     Entry::query::<policy::ProfileMe>(Method::Get, "/profiles/me", "See your own profile"),
     Entry::query::<audit::AuditQuery>(Method::Get, "/audit", "Look into the audit log, newest first").about_anyone(),
-    Entry::command::<agents::AgentCreate>(Method::Post, "/agents", "Register an agent and give it a key").about_anyone(),
+    Entry::command::<agents::AgentCreate>(Method::Post, "/agents", "Register an agent and give it a key")
+        .about_anyone(),
     Entry::query::<agents::AgentList>(Method::Get, "/agents", "List agents and their keys").about_anyone(),
-    Entry::command::<agents::AgentKeyCreate>(Method::Post, "/agents/{id}/keys", "Give an agent one more key").about_anyone(),
-    Entry::command::<agents::AgentKeyRevoke>(Method::Delete, "/agents/{id}/keys/{key_id}", "Take a key back").about_anyone(),
-    Entry::command::<agents::AgentProfile>(Method::Post, "/agents/{id}/profile", "Give an agent another profile").about_anyone(),
-    Entry::command::<agents::AgentSuspend>(Method::Post, "/agents/{id}/suspend", "Suspend an agent, or let it work again").about_anyone(),
+    Entry::command::<agents::AgentKeyCreate>(Method::Post, "/agents/{id}/keys", "Give an agent one more key")
+        .about_anyone(),
+    Entry::command::<agents::AgentKeyRevoke>(Method::Delete, "/agents/{id}/keys/{key_id}", "Take a key back")
+        .about_anyone(),
+    Entry::command::<agents::AgentProfile>(Method::Post, "/agents/{id}/profile", "Give an agent another profile")
+        .about_anyone(),
+    Entry::command::<agents::AgentSuspend>(
+        Method::Post,
+        "/agents/{id}/suspend",
+        "Suspend an agent, or let it work again",
+    )
+    .about_anyone(),
 ];
 
 /// The entry of a name.

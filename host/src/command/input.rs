@@ -93,11 +93,13 @@ impl Field {
 
 /// A lock key's field, the same everywhere.
 pub const FILE_PATH: Field =
-    Field::new("file_path", Kind::LockKey, "What is locked: a path relative to the repository, or a logical key").required();
+    Field::new("file_path", Kind::LockKey, "What is locked: a path relative to the repository, or a logical key")
+        .required();
 
 /// Time to live of a lock, the same everywhere.
-pub const TTL_MINUTES: Field =
-    Field::new("ttl_minutes", Kind::Int(1, 480), "Minutes until the lock frees itself").default(30).code("ttl_out_of_range");
+pub const TTL_MINUTES: Field = Field::new("ttl_minutes", Kind::Int(1, 480), "Minutes until the lock frees itself")
+    .default(30)
+    .code("ttl_out_of_range");
 
 /// The caller's own name; another's is refused.
 pub const AGENT_ID: Field = Field::new("agent_id", Kind::Id, "The caller's own name, if given");
@@ -358,11 +360,7 @@ fn read_time(value: &Value) -> Result<Value, Problem> {
     }
 }
 
-fn read_list(
-    value: &Value,
-    max: usize,
-    read: impl Fn(&Value) -> Result<Value, Problem>,
-) -> Result<Value, Problem> {
+fn read_list(value: &Value, max: usize, read: impl Fn(&Value) -> Result<Value, Problem>) -> Result<Value, Problem> {
     let items = value.as_array().ok_or(("list_type", "input should be a list".to_owned()))?;
     if items.len() > max {
         return Err(("too_long", format!("a list of {} items; the most is {max}", items.len())));

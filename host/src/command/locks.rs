@@ -419,11 +419,7 @@ impl Action for LockList {
     type Output = LockListing;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {
-        Ok(Self {
-            prefix: input.opt_text("prefix"),
-            agent_id: input.opt_text("agent_id"),
-            limit: input.int("limit"),
-        })
+        Ok(Self { prefix: input.opt_text("prefix"), agent_id: input.opt_text("agent_id"), limit: input.int("limit") })
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {

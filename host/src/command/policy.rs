@@ -125,7 +125,11 @@ impl Action for PolicyCheck {
     const INPUT: &'static [Field] = &[
         Field::new("operation", Kind::Text(256), "An operation of the policy").required(),
         Field::new("resource", Kind::Text(4096), "What it would be done to: a lock key, a domain, a task type …"),
-        Field::new("context", Kind::Object, "Texts that would come with it; the guardrails read them. No facts: those come from the store"),
+        Field::new(
+            "context",
+            Kind::Object,
+            "Texts that would come with it; the guardrails read them. No facts: those come from the store",
+        ),
         AGENT_ID,
         AGENT_TYPE,
     ];
@@ -228,11 +232,8 @@ pub struct PolicyValidated {
 impl Action for PolicyValidate {
     const NAME: &'static str = "policy_validate";
     const OPERATION: &'static str = "check_policy";
-    const INPUT: &'static [Field] = &[
-        Field::new("policy_text", Kind::Text(256 << 10), "Cedar policies").required(),
-        AGENT_ID,
-        AGENT_TYPE,
-    ];
+    const INPUT: &'static [Field] =
+        &[Field::new("policy_text", Kind::Text(256 << 10), "Cedar policies").required(), AGENT_ID, AGENT_TYPE];
     type Output = PolicyValidated;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {

@@ -148,9 +148,12 @@ async fn body_fields(body: Body) -> Result<Map<String, Value>> {
         Ok(_) => {
             Err(Error::Invalid(vec![FieldProblem::new("body", "", "dict_type", "the body should be a JSON object")]))
         }
-        Err(error) => {
-            Err(Error::Invalid(vec![FieldProblem::new("body", "", "json_invalid", format!("JSON decode error: {error}"))]))
-        }
+        Err(error) => Err(Error::Invalid(vec![FieldProblem::new(
+            "body",
+            "",
+            "json_invalid",
+            format!("JSON decode error: {error}"),
+        )])),
     }
 }
 

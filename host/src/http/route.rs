@@ -24,7 +24,8 @@ pub(super) enum Found {
 type Table = Vec<(EntryMethod, Router<&'static Entry>)>;
 
 static ROUTES: LazyLock<Table> = LazyLock::new(|| {
-    let mut table: Table = [EntryMethod::Get, EntryMethod::Post, EntryMethod::Delete].map(|m| (m, Router::new())).into();
+    let mut table: Table =
+        [EntryMethod::Get, EntryMethod::Post, EntryMethod::Delete].map(|m| (m, Router::new())).into();
     for entry in CATALOGUE {
         for (method, router) in &mut table {
             if *method == entry.method

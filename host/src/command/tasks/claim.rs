@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{LEASE_SECONDS, queue, task_target};
 use crate::app::App;
@@ -147,9 +147,8 @@ impl Command for TaskClaim {
 /// Most tasks that one claim has policy decide about.
 const CANDIDATES_MAX: usize = 32;
 
-/// How often, and each time how long at most, a claim waits for others that decide about the last tasks.
-const WAITS_MAX: usize = 16;
-const WAIT_FOR_OTHERS: Duration = Duration::from_millis(250);
+/// How long a claim waits for others that decide about the last tasks; one of them may not get its task.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(5);
 
 /// Reasons that concern the task and not the claimant's standing: the claim looks on.
 const ABOUT_THE_TASK: [&str; 2] = ["destructive_operation_blocked", "task_type_not_allowed"];
@@ -157,6 +156,8 @@ const ABOUT_THE_TASK: [&str; 2] = ["destructive_operation_blocked", "task_type_n
 /// Tasks that claims of this process are deciding about, so that not all of them try the same one.
 #[derive(Debug, Default)]
 pub(crate) struct Reservations {
+    /// Held from looking to reserving, so that two claims never choose the same task.
+    choosing: tokio::sync::Mutex<()>,
     taken: Mutex<BTreeSet<String>>,
     freed: Notify,
 }
@@ -172,9 +173,9 @@ impl Reservations {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    fn reserve(self: &Arc<Self>, task_id: &str) -> Option<Reservation> {
-        let fresh = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(task_id.to_owned());
-        fresh.then(|| Reservation { all: Arc::clone(self), task_id: task_id.to_owned() })
+    fn reserve(self: &Arc<Self>, task_id: &str) -> Reservation {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(task_id.to_owned());
+        Reservation { all: Arc::clone(self), task_id: task_id.to_owned() }
     }
 }
 
@@ -183,13 +184,6 @@ impl Drop for Reservation {
         self.all.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.task_id);
         self.all.freed.notify_waiters();
     }
-}
-
-/// What one round of looking came to.
-enum Round {
-    Answer(Committed<TaskClaimed>),
-    /// Nothing to claim now.
-    Nothing,
 }
 
 /// Claims a task for `who`, waiting for one if asked to.
@@ -204,7 +198,7 @@ pub(crate) async fn claim(
         // Registered before looking, so that a task that comes between looking and waiting still wakes.
         let woken = app.task_signal().notified();
         let mut search = Search::default();
-        if let Round::Answer(answer) = search.round(app, who, &command, circumstances).await? {
+        if let Some(answer) = search.round(app, who, &command, circumstances).await? {
             return Ok(answer);
         }
         if Instant::now() >= until || timeout_at(until, woken).await.is_err() {
@@ -221,25 +215,26 @@ struct Search {
 }
 
 impl Search {
+    /// Looks once: the answer, or none when there is nothing to claim now.
     async fn round(
         &mut self,
         app: &App,
         who: &Principal,
         command: &TaskClaim,
         circumstances: &Circumstances,
-    ) -> Result<Round> {
+    ) -> Result<Option<Committed<TaskClaimed>>> {
         app.expire_tasks().await?;
         // A repeat under the same key gets its first answer, whatever waits in the queue now.
         if let Some(key) = &circumstances.idempotency_key
             && app.gate().store().view().is_repeat(who.agent_id(), key).await?
         {
-            return app.gate().run(who, command.clone(), circumstances).await.map(Round::Answer);
+            return app.gate().run(who, command.clone(), circumstances).await.map(Some);
         }
         for _ in 0..CANDIDATES_MAX {
-            let Some((reservation, claim)) = self.next(app, who, command).await? else { return Ok(Round::Nothing) };
+            let Some((reservation, claim)) = self.next(app, who, command).await? else { return Ok(None) };
             match app.gate().run(who, claim, circumstances).await {
                 Ok(Committed::Done(claimed)) if claimed.raced => {}
-                Ok(answer) => return Ok(Round::Answer(answer)),
+                Ok(answer) => return Ok(Some(answer)),
                 Err(Error::Denied(denial)) if ABOUT_THE_TASK.contains(&denial.reason.as_str()) => {
                     self.passed_over.push(reservation.task_id.clone());
                     self.denials.push(*denial);
@@ -247,21 +242,18 @@ impl Search {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Round::Nothing)
+        Ok(None)
     }
 
     /// The next candidate that no other claim of this process is deciding about.
-    async fn next(
-        &self,
-        app: &App,
-        who: &Principal,
-        command: &TaskClaim,
-    ) -> Result<Option<(Reservation, TaskClaim)>> {
+    async fn next(&self, app: &App, who: &Principal, command: &TaskClaim) -> Result<Option<(Reservation, TaskClaim)>> {
         let profile = app.profile_of(who);
         let Some(task_types) = wanted_types(&command.task_types, &profile.task_types) else { return Ok(None) };
         let view = app.gate().store().view();
-        for _ in 0..WAITS_MAX {
+        let patience = Instant::now() + WAIT_FOR_OTHERS;
+        loop {
             let freed = app.reservations().freed.notified();
+            let choosing = app.reservations().choosing.lock().await;
             let taken = app.reservations().taken();
             let passed_over: Vec<String> = self.passed_over.iter().chain(&taken).cloned().collect();
             let claims = Claims {
@@ -272,19 +264,18 @@ impl Search {
                 passed_over: &passed_over,
             };
             if let Some(task) = view.task_candidate(&claims).await? {
-                if let Some(reservation) = app.reservations().reserve(&task.task_id) {
-                    return Ok(Some((reservation, TaskClaim { candidate: Some(task), ..command.clone() })));
-                }
-                continue;
+                let reservation = app.reservations().reserve(&task.task_id);
+                return Ok(Some((reservation, TaskClaim { candidate: Some(task), ..command.clone() })));
             }
-            // What is left, others decide about; one of them may not get it.
+            drop(choosing);
             let left = Claims { passed_over: &self.passed_over, ..claims };
             if taken.is_empty() || view.task_candidate(&left).await?.is_none() {
                 return Ok(None);
             }
-            drop(timeout(WAIT_FOR_OTHERS, freed).await);
+            if timeout_at(patience, freed).await.is_err() {
+                return Ok(None);
+            }
         }
-        Ok(None)
     }
 
     /// What kept tasks from the claimant, for its answer.

@@ -116,11 +116,7 @@ impl Action for TaskList {
     type Output = TaskListing;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {
-        Ok(Self {
-            status: input.opt_text("status"),
-            task_type: input.opt_text("task_type"),
-            limit: input.int("limit"),
-        })
+        Ok(Self { status: input.opt_text("status"), task_type: input.opt_text("task_type"), limit: input.int("limit") })
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {

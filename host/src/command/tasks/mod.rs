@@ -12,9 +12,7 @@ use crate::error::{Error, Result};
 
 pub use claim::{Candidate, TaskClaim, TaskClaimed};
 pub use look::{TaskEntry, TaskFound, TaskGet, TaskList, TaskListing};
-pub use report::{
-    TaskBeat, TaskCancel, TaskComplete, TaskEnded, TaskExpire, TaskHeartbeat, TasksExpired,
-};
+pub use report::{TaskBeat, TaskCancel, TaskComplete, TaskEnded, TaskExpire, TaskHeartbeat, TasksExpired};
 pub use submit::{TaskSubmit, TaskSubmitted};
 
 /// Business reason: no such task.
@@ -26,8 +24,9 @@ pub const NO_TASKS: &str = "no_tasks_available";
 
 const TASK_ID: Field = Field::new("task_id", Kind::Uuid, "Identifier of the task").required();
 const CLAIM_TOKEN: Field = Field::new("claim_token", Kind::Text(128), "The token that the claim answered");
-const LEASE_SECONDS: Field =
-    Field::new("lease_seconds", Kind::Int(1, 86_400), "Seconds until the claim runs out").default(900).code("lease_out_of_range");
+const LEASE_SECONDS: Field = Field::new("lease_seconds", Kind::Int(1, 86_400), "Seconds until the claim runs out")
+    .default(900)
+    .code("lease_out_of_range");
 
 fn task_target(id: &str, task_type: &str, priority: i64) -> Target {
     let priority = u8::try_from(priority).unwrap_or(0);

@@ -251,4 +251,3 @@ impl View {
         Ok(rows.iter().map(read).collect::<Result<Vec<_>, sqlx::Error>>()?)
     }
 }
-

@@ -72,7 +72,9 @@ impl View {
     /// # Errors
     /// When the store cannot be read.
     pub async fn stored_fences(&self) -> Result<Vec<(String, i64)>, StoreError> {
-        let rows = sqlx::query("SELECT lock_key, last_token FROM lock_fences ORDER BY lock_key").fetch_all(self.pool()).await?;
+        let rows = sqlx::query("SELECT lock_key, last_token FROM lock_fences ORDER BY lock_key")
+            .fetch_all(self.pool())
+            .await?;
         let read = |row: &SqliteRow| Ok((row.try_get("lock_key")?, row.try_get("last_token")?));
         Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
     }
@@ -102,7 +104,8 @@ impl View {
     /// # Errors
     /// When the store cannot be read.
     pub async fn stored_facts(&self) -> Result<Vec<(String, i64)>, StoreError> {
-        let rows = sqlx::query("SELECT agent_id, facts_version FROM agents ORDER BY agent_id").fetch_all(self.pool()).await?;
+        let rows =
+            sqlx::query("SELECT agent_id, facts_version FROM agents ORDER BY agent_id").fetch_all(self.pool()).await?;
         let read = |row: &SqliteRow| Ok((row.try_get("agent_id")?, row.try_get("facts_version")?));
         Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
     }

@@ -37,9 +37,10 @@ impl<C: Apply> Job for CommitJob<C> {
             let Some(command) = self.command.take() else { return Ok(()) };
             // A panic in one mutation must not take the others, or the writer, with it.
             let attempt = AssertUnwindSafe(attempt(batch, &self.permit, command, self.idempotency.as_ref()));
-            let outcome = attempt.catch_unwind().await.unwrap_or_else(|_| {
-                Err(Rejected::Sql(sqlx::Error::Protocol("a mutation panicked".to_owned())))
-            });
+            let outcome = attempt
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(Rejected::Sql(sqlx::Error::Protocol("a mutation panicked".to_owned()))));
             self.outcome = Some(match outcome {
                 Ok(committed) => Ok(committed),
                 Err(rejected) => Err(reject(batch, self.permit.evidence(), rejected).await?),

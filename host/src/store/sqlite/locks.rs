@@ -163,7 +163,12 @@ impl Apply for LockRelease {
         let current = tx.lock_get(&self.lock_key).await?;
         let file_path = self.lock_key.to_string();
         let Some(held) = current.filter(|lock| lock.is_held_by(agent_id, self.fencing_token, now)) else {
-            return Ok(LockReleased { success: false, action: "none", file_path, reason: Some(NOT_FOUND_OR_NOT_OWNER) });
+            return Ok(LockReleased {
+                success: false,
+                action: "none",
+                file_path,
+                reason: Some(NOT_FOUND_OR_NOT_OWNER),
+            });
         };
         tx.lock_delete(&held).await?;
         Ok(LockReleased { success: true, action: "released", file_path, reason: None })

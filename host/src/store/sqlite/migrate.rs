@@ -32,7 +32,6 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
 /// # Errors
 /// When the file is of a newer program, was migrated by an edited migration, or a statement fails.
 pub(super) async fn migrate(conn: &mut SqliteConnection, now: Time) -> Result<(), StoreError> {
-    check_application(conn).await?;
     sqlx::raw_sql(TABLE).execute(&mut *conn).await?;
     let applied = applied(conn).await?;
     let known = MIGRATIONS.last().map_or(0, |last| last.version);
@@ -53,7 +52,7 @@ pub(super) async fn migrate(conn: &mut SqliteConnection, now: Time) -> Result<()
 }
 
 /// A file with tables but without ours is somebody else's database.
-async fn check_application(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) async fn check_application(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     let count = "SELECT count(*) AS tables, coalesce(sum(name = 'schema_migrations'), 0) AS ours
                  FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
     let row = sqlx::query(count).fetch_one(conn).await?;

@@ -2,6 +2,7 @@
 
 mod agents;
 mod audit;
+mod inspect;
 mod job;
 mod locks;
 mod migrate;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -26,6 +27,7 @@ use crate::clock::SharedClock;
 use crate::gate::{Permit, Refusal};
 use crate::store::{CommitError, Committed, IdempotencyKey, StoreError};
 
+pub use inspect::{StoredLock, StoredTask};
 pub use policy::Activation;
 pub use tasks::Claims;
 pub use tx::{Apply, Rejected, Tx};
@@ -72,8 +74,13 @@ impl Store {
             cause: error.to_string(),
         };
         private_file(path).map_err(|e| opened(&e))?;
+        // Looked at before the write-ahead log is switched on, which would already change another program's file.
+        let looking = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT).disable_statement_logging();
+        let mut look = looking.connect().await.map_err(|e| opened(&e))?;
+        check_integrity(&mut look).await.map_err(|e| opened(&e))?;
+        migrate::check_application(&mut look).await?;
+        look.close().await.map_err(|e| opened(&e))?;
         let mut conn = options.clone().connect().await.map_err(|e| opened(&e))?;
-        check_integrity(&mut conn).await.map_err(|e| opened(&e))?;
         migrate::migrate(&mut conn, clock.now()).await?;
         let pool = SqlitePoolOptions::new()
             .max_connections(READERS)

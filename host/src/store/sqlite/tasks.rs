@@ -135,7 +135,8 @@ impl Tx<'_> {
                 let attempt_count = row.try_get("attempt_count")?;
                 let error_message = Some(failure::DEPENDENCY_FAILED);
                 let status = Status::Failed;
-                self.task_move(Move { task_id: &dependant, status, attempt_count, result: None, error_message }).await?;
+                self.task_move(Move { task_id: &dependant, status, attempt_count, result: None, error_message })
+                    .await?;
                 failed = failed.saturating_add(1);
                 ended.push(dependant);
             }
@@ -185,7 +186,8 @@ impl Tx<'_> {
         Err(Rejected::Limit {
             reason: "open_task_limit_reached",
             detail: format!("the profile allows {most} open tasks, and {agent_id} submitted that many"),
-            remedy: "wait for a task to end or cancel one, or ask an admin for a profile with a higher limit".to_owned(),
+            remedy: "wait for a task to end or cancel one, or ask an admin for a profile with a higher limit"
+                .to_owned(),
         })
     }
 }
@@ -214,8 +216,7 @@ impl Apply for TaskSubmit {
 impl Apply for TaskClaim {
     async fn apply(self, tx: &mut Tx<'_>, permit: &Permit<Self>) -> Result<TaskClaimed, Rejected> {
         let Some(task) = self.candidate else {
-            let reason = self.blocked.map_or_else(|| NO_TASKS.to_owned(), |names| names);
-            return Ok(TaskClaimed::none(reason));
+            return Ok(TaskClaimed::none(self.blocked.unwrap_or_else(|| NO_TASKS.to_owned())));
         };
         // The candidate was seen outside of this transaction; only a task that still waits is taken,
         // and only by a claimant that still meets what it asks for.

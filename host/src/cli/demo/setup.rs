@@ -1,0 +1,115 @@
+//! What a run needs before it starts: a folder, a server, a client, and paths that may be quoted.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::material::{Material, Source};
+use crate::app::App;
+use crate::cli::error::CliError;
+use crate::command::plain;
+use crate::engine::PolicyComponent;
+use crate::engine::types::{PolicyPrincipal, PolicyRequest, Target, TaskTarget};
+use crate::http::{Served, serve};
+
+/// Paths that the guardrails read at once.
+const PATHS_AT_ONCE: usize = 100;
+
+/// The data folder of a run.
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    /// Removed when dropped.
+    _temporary: Option<TempDir>,
+}
+
+impl Folder {
+    /// The folder to keep, else a temporary one.
+    pub(super) fn new(keep: Option<&Path>) -> Result<Self, CliError> {
+        let Some(path) = keep else {
+            let temporary = TempDir::with_prefix("portreeve-demo-").map_err(|error| {
+                let cause = format!("cannot make a temporary folder: {error}");
+                CliError::new(cause, "look at TMPDIR and the space there, or name a folder: --keep DIR")
+            })?;
+            return Ok(Self { path: temporary.path().join("data"), _temporary: Some(temporary) });
+        };
+        // A run is checked against its whole log, so it cannot go on from another's.
+        match std::fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
+            Ok(true) => Err(CliError::new(
+                format!("`{}` is not empty", path.display()),
+                "name a folder that is new or empty: --keep DIR",
+            )),
+            _ => Ok(Self { path: path.to_owned(), _temporary: None }),
+        }
+    }
+}
+
+/// Serves on a free port of this machine.
+pub(super) async fn start(app: Arc<App>) -> Result<Served, CliError> {
+    match serve(Arc::clone(&app), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await {
+        Ok(served) => Ok(served),
+        Err(error) => {
+            app.close().await;
+            let cause = format!("cannot listen on 127.0.0.1: {error}");
+            Err(CliError::new(cause, "look at the machine's network settings and limits"))
+        }
+    }
+}
+
+/// One client for all agents; each connection is kept and used again.
+pub(super) fn http_client() -> Result<reqwest::Client, CliError> {
+    // Fails when one is installed already, which is as well.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    // The server is on this machine: no proxy, and no certificate is looked at.
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
+    client.map_err(|error| {
+        CliError::new(format!("cannot set up HTTP: {error}"), "please report this as a fault of the program")
+    })
+}
+
+/// Tasks quote paths; one that by its name alone meets a guardrail would keep a good task from the queue.
+pub(super) async fn quote_what_may_be(material: &mut Material, component: &Arc<PolicyComponent>) {
+    for sources in material.files.chunks_mut(PATHS_AT_ONCE) {
+        if passes(sources, component).await {
+            continue;
+        }
+        for source in sources {
+            source.quotable = passes(std::slice::from_ref(source), component).await;
+        }
+    }
+}
+
+async fn passes(sources: &[Source], component: &Arc<PolicyComponent>) -> bool {
+    let paths: String = sources.iter().map(|source| format!("Rework {} (1 lines).\n", source.path)).collect();
+    let principal = PolicyPrincipal {
+        agent_id: "demo".to_owned(),
+        agent_type: "claude_code".to_owned(),
+        profile: "claude_code_remote".to_owned(),
+        suspended: false,
+    };
+    let target = Target::Task(TaskTarget { id: String::new(), task_type: "implement".to_owned(), priority: 5 });
+    let texts = plain(&[("task_description", Some(&paths))]);
+    let request = PolicyRequest { principal, operation: "submit_work".to_owned(), target, texts };
+    component.decide_async(request).await.is_ok_and(|decided| decided.decision.violations.iter().all(|v| !v.blocked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_holds_something_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Folder::new(Some(dir.path())).is_ok());
+        std::fs::write(dir.path().join("x"), "x").unwrap();
+        assert!(Folder::new(Some(dir.path())).unwrap_err().cause.contains("not empty"));
+        assert!(Folder::new(Some(&dir.path().join("new"))).is_ok());
+    }
+
+    #[test]
+    fn the_client_needs_neither_certificates_nor_proxies() {
+        assert!(http_client().is_ok());
+    }
+}

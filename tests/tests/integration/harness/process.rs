@@ -1,0 +1,144 @@
+//! The real binary as a process of its own, to be killed and started again on the same folder.
+//!
+//! Cargo tells only a package's own tests where its binary is, so it is built here,
+//! once, and found beside this test's executable. That costs nothing when it is up
+//! to date, and keeps a stale binary from being tested.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Client, cache_dir, type_of};
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The binary `portreeve`, of the same profile as this test.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let deps = std::env::current_exe().unwrap();
+        let dir = deps.ancestors().nth(2).expect("a test's executable lies in PROFILE/deps").to_owned();
+        let built = build(&dir);
+        let path = dir.join("portreeve");
+        assert!(path.is_file(), "{} is not there, and building it did not help: {built}", path.display());
+        path
+    })
+}
+
+fn build(dir: &Path) -> String {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(workspace).args(["build", "--bin", "portreeve", "--target-dir"]).arg(dir.parent().unwrap());
+    // What cargo told this test about its own package would make it build others anew.
+    let about_tests = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars().filter(|(name, _)| about_tests(name)) {
+        cargo.env_remove(name);
+    }
+    if dir.ends_with("release") {
+        cargo.arg("--release");
+    }
+    match cargo.output() {
+        Ok(output) if output.status.success() => "cargo built it".to_owned(),
+        Ok(output) => panic!("cargo build failed:\n{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => format!("cargo did not start: {error}"),
+    }
+}
+
+/// A running server. Killed when it is dropped.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: Client,
+}
+
+impl Process {
+    /// Starts the server on a folder, and returns when it accepts connections.
+    pub(crate) fn start(data: &Path) -> Self {
+        let ready = data.join("ready.json");
+        drop(std::fs::remove_file(&ready));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("stderr.log")).unwrap();
+        let child = Command::new(binary())
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .arg("--ready-file")
+            .arg(&ready)
+            .arg("--cache")
+            .arg(cache_dir())
+            .env_remove("PORTREEVE_API_KEY")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut process =
+            Self { child, address: ([127, 0, 0, 1], 0).into(), admin: Client::keyless(([127, 0, 0, 1], 0).into()) };
+        process.wait_until_ready(&ready, data);
+        process
+    }
+
+    fn wait_until_ready(&mut self, ready: &Path, data: &Path) {
+        let start = Instant::now();
+        let told: Value = loop {
+            let text = std::fs::read_to_string(ready).unwrap_or_default();
+            if let Ok(told) = serde_json::from_str(&text) {
+                break told;
+            }
+            let log = || std::fs::read_to_string(data.join("stderr.log")).unwrap_or_default();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("`portreeve serve` ended with {status} before it was ready:\n{}", log());
+            }
+            assert!(start.elapsed() < START_TIMEOUT, "`portreeve serve` was not ready in time:\n{}", log());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(told["pid"], json!(self.child.id()), "{told}");
+        self.address =
+            told["url"].as_str().unwrap().trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+        let key = std::fs::read_to_string(data.join("admin.key")).unwrap();
+        self.admin = Client::new(self.address, key.trim()).named("admin", "operator");
+    }
+
+    pub(crate) async fn agent(&self, name: &str, profile: &str) -> Client {
+        let body = json!({"agent_id": name, "agent_type": type_of(profile), "profile": profile});
+        let created = self.admin.post("/agents", body).await.done();
+        Client::new(self.address, created["key"].as_str().unwrap()).named(name, type_of(profile))
+    }
+
+    pub(crate) fn again(&self, client: &Client) -> Client {
+        Client { address: self.address, ..client.clone() }
+    }
+
+    /// Kills it at once, as a power cut of the process: no handler runs.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn terminate(&self) {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end. Whether it ended well, and how long that took.
+    pub(crate) async fn ended(mut self) -> (bool, Duration) {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status.success(), start.elapsed());
+            }
+            assert!(start.elapsed() < START_TIMEOUT, "it did not stop");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

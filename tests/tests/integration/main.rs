@@ -1,0 +1,28 @@
+//! Everything that proves Portreeve works, in one binary.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, or a helper of one, that finds something has to fail"
+)]
+
+mod audit;
+mod cage;
+mod catalogue;
+mod crash;
+mod harness;
+mod idempotency;
+mod lock_keys;
+mod locks;
+mod matrix;
+mod no_effect;
+mod revoke;
+mod rules;
+mod samples;
+mod store;
+mod tidy;
+mod trust;
+mod work;
+mod work_claims;
+mod work_leases;

@@ -1,0 +1,201 @@
+//! The database file: what is refused and left as it is, and that one bad mutation does not take others with it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+use crate::harness::state::{connect, execute, scalar};
+use crate::harness::{Server, Setup, copy_template, open_app};
+
+/// Files of a folder with their contents, without what SQLite keeps beside a database.
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let named =
+        files.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()));
+    named.filter(|(name, bytes)| !name.ends_with("-shm") && !(name.ends_with("-wal") && bytes.is_empty())).collect()
+}
+
+/// Opening must fail, say this, and leave the files as they are.
+async fn refused_and_untouched(dir: &Path, says: &str) {
+    let before = contents(dir);
+    let error = open_app(dir, &Setup::default()).await.map(drop).unwrap_err().to_string();
+    assert!(error.contains(says), "{error}");
+    let after = contents(dir);
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "files came or went");
+    for (name, bytes) in &before {
+        assert!(after[name] == *bytes, "{name} was changed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_a_newer_program_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_template(dir.path()).await;
+    let mut db = connect(dir.path()).await;
+    execute(&mut db, "INSERT INTO schema_migrations VALUES (9999, 'from_the_future', x'00', 0)").await.unwrap();
+    db.close().await.unwrap();
+    refused_and_untouched(dir.path(), "9999").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_an_edited_migration_made_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_template(dir.path()).await;
+    let mut db = connect(dir.path()).await;
+    execute(&mut db, "UPDATE schema_migrations SET checksum = zeroblob(32) WHERE version = 1").await.unwrap();
+    db.close().await.unwrap();
+    refused_and_untouched(dir.path(), "other contents").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_programs_database_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new().filename(dir.path().join("portreeve.db")).create_if_missing(true);
+    let mut db = options.connect().await.unwrap();
+    execute(&mut db, "CREATE TABLE recipes (name TEXT)").await.unwrap();
+    execute(&mut db, "INSERT INTO recipes VALUES ('soup')").await.unwrap();
+    db.close().await.unwrap();
+    refused_and_untouched(dir.path(), "another program").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_database_is_refused_and_left_alone() {
+    for garbage in [b"not a database at all, but long enough to look at".repeat(100), vec![0xff; 5000]] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("portreeve.db"), &garbage).unwrap();
+        refused_and_untouched(dir.path(), "cannot open the store").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_store_is_refused_and_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_template(dir.path()).await;
+    // Everything into the main file, so that the damage is not mended from the write-ahead log.
+    let mut db = connect(dir.path()).await;
+    execute(&mut db, "PRAGMA wal_checkpoint(TRUNCATE)").await.unwrap();
+    db.close().await.unwrap();
+    let path = dir.path().join("portreeve.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let page = bytes.len() / 4096 / 2 * 4096;
+    for byte in &mut bytes[4096..page] {
+        *byte ^= 0x5a;
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    let error = open_app(dir.path(), &Setup::default()).await.map(drop).unwrap_err().to_string();
+    assert!(!error.is_empty());
+    assert!(std::fs::read(&path).unwrap()[4096..page] == bytes[4096..page], "the damaged file was written to");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_folder_becomes_a_store_with_a_private_key_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = Server::start_with(Setup { template: false, ..Setup::default() }).await;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&server.data().join("admin.key")), 0o600);
+    assert_eq!(server.admin.get("/profiles/me").await.done()["profile"]["name"], "admin");
+    // A lost key file gets a new key, and the old one still counts until it is revoked.
+    std::fs::remove_file(server.data().join("admin.key")).unwrap();
+    let old = server.admin.clone();
+    let server = server.restart().await;
+    assert_ne!(server.admin.key, old.key);
+    server.admin.get("/agents").await.ok();
+    server.again(&old).get("/agents").await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_made_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let outer = tempfile::tempdir().unwrap();
+    let data = outer.path().join("new").join("data");
+    open_app(&data, &Setup::default()).await.unwrap().close().await;
+    assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_bad_mutation_leaves_the_others_of_its_batch_alone() {
+    let server = Server::start_with(Setup::default()).await;
+    let agent = server.agent("a", "codex_local").await;
+    let mut db = server.db().await;
+    // The database fails for one key: an error of SQL in the midst of a batch.
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON file_locks WHEN NEW.lock_key LIKE 'poison/%'
+                  BEGIN SELECT RAISE(ABORT, 'poisoned'); END";
+    execute(&mut db, poison).await.unwrap();
+    let seq = server.last_seq().await;
+    let requests = (0..90).map(|n| {
+        let agent = agent.clone();
+        async move {
+            let body = json!({"task_type": "t", "task_description": "d", "depends_on": [uuid::Uuid::nil()]});
+            match n % 3 {
+                0 => (agent.acquire(&format!("fine/{n}")).await, 200),
+                1 => (agent.acquire(&format!("poison/{n}")).await, 503),
+                _ => (agent.post("/work/submit", body).await, 422),
+            }
+        }
+    });
+    for (reply, expected) in futures::future::join_all(requests).await {
+        assert_eq!(reply.status, expected, "{}", reply.body);
+        if expected == 503 {
+            let (error, text) = (&reply.body["error"], reply.body.to_string());
+            assert_eq!(error, "storage_unavailable");
+            assert!(!text.contains("poison") && !text.to_lowercase().contains("trigger"), "{text}");
+        }
+    }
+    for (table, count) in [("file_locks", 30), ("lock_fences", 30), ("work_queue", 0)] {
+        assert_eq!(scalar(&mut db, &format!("SELECT count(*) FROM {table}")).await, count, "{table}");
+    }
+    assert_mixed_batch(&server, seq).await;
+}
+
+/// Rows of one batch share their time: good and bad ones were in one transaction, each with its row.
+async fn assert_mixed_batch(server: &Server, seq: i64) {
+    let lines = server.audit_after(seq).await;
+    assert_eq!(lines.len(), 90);
+    let mut batches: BTreeMap<i64, Vec<&str>> = BTreeMap::new();
+    for line in &lines {
+        batches.entry(line.created_at).or_default().push(&line.outcome);
+    }
+    let mixed = batches.values().filter(|batch| batch.contains(&"ok") && batch.contains(&"failed")).count();
+    assert!(mixed > 0, "no batch was mixed: {batches:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_batch_that_is_lost_whole_acknowledges_nothing() {
+    let server = Server::start_with(Setup::default()).await;
+    let agent = server.agent("a", "codex_local").await;
+    let mut db = server.db().await;
+    let rollback = "CREATE TRIGGER rollback BEFORE INSERT ON file_locks WHEN NEW.lock_key LIKE 'rollback/%'
+                    BEGIN SELECT RAISE(ROLLBACK, 'all of it'); END";
+    execute(&mut db, rollback).await.unwrap();
+    let requests = (0..60).map(|n| {
+        let agent = agent.clone();
+        async move {
+            let path = if n % 6 == 0 { format!("rollback/{n}") } else { format!("fine/{n}") };
+            let reply = agent.acquire(&path).await;
+            (path, reply.status, reply.body["fencing_token"].clone())
+        }
+    });
+    let answers = futures::future::join_all(requests).await;
+    let held = agent.get("/locks?limit=1000").await.ok();
+    let held: BTreeMap<&str, &Value> = held["locks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|lock| (lock["file_path"].as_str().unwrap(), &lock["fencing_token"]))
+        .collect();
+    for (path, status, token) in &answers {
+        match status {
+            200 => assert_eq!(held.get(path.as_str()), Some(&token), "{path} was acknowledged and is lost"),
+            503 => assert!(!held.contains_key(path.as_str()), "{path} was refused and is there"),
+            other => panic!("{path}: {other}"),
+        }
+    }
+    assert!(answers.iter().all(|(path, status, _)| *status == 503 || path.starts_with("fine/")));
+    execute(&mut db, "DROP TRIGGER rollback").await.unwrap();
+    agent.acquire("rollback/0").await.done();
+    let gaps = "SELECT max(seq) - count(*) FROM audit_log";
+    assert_eq!(scalar(&mut db, gaps).await, 0);
+}
