@@ -27,7 +27,8 @@ async fn bearer_goes_before_the_two_headers_and_empty_counts_as_absent() {
     let (spaced, lower) = (format!("Bearer    {a}  "), format!("bearer {a}"));
     let unknown = format!("Bearer {UNKNOWN}");
     let nobody = server.nobody();
-    let cases: [(&[(&str, &str)], Option<&str>); 13] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+    let cases: [Case<'_>; 13] = [
         (&[("authorization", &bearer), ("x-coordinator-api-key", &b), ("x-api-key", &c)], Some("a")),
         (&[("x-coordinator-api-key", &b), ("x-api-key", &c)], Some("b")),
         (&[("x-api-key", &c)], Some("c")),

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
+use super::ask::Ask;
 use super::history::{Class, Decided, Expect, History, Record, Rows, Surprise};
 use super::op::Op;
 use super::world::World;
-use crate::command::catalogue::{self, Method};
+use crate::command::catalogue::Method;
 
 /// Nothing in the demo takes so long; an answer that does is an anomaly.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,64 +22,6 @@ pub(super) struct Who {
     pub(super) agent_type: String,
     pub(super) profile: String,
     pub(super) key: String,
-}
-
-/// A request, before it is sent.
-#[derive(Debug)]
-pub(super) struct Ask<'a> {
-    op: Op,
-    expect: Expect,
-    body: Value,
-    segments: Vec<(&'a str, &'a str)>,
-    query: &'a str,
-    key: Option<&'a str>,
-    idempotency: Option<&'a str>,
-}
-
-impl<'a> Ask<'a> {
-    pub(super) fn new(op: Op, expect: Expect, body: Value) -> Self {
-        Self { op, expect, body, segments: Vec::new(), query: "", key: None, idempotency: None }
-    }
-
-    /// Fills `{name}` of the path.
-    pub(super) fn segment(mut self, name: &'a str, value: &'a str) -> Self {
-        self.segments.push((name, value));
-        self
-    }
-
-    pub(super) fn query(mut self, query: &'a str) -> Self {
-        self.query = query;
-        self
-    }
-
-    /// Another key than the agent's own; empty for none.
-    pub(super) fn key(mut self, key: &'a str) -> Self {
-        self.key = Some(key);
-        self
-    }
-
-    pub(super) fn idempotency(mut self, key: &'a str) -> Self {
-        self.idempotency = Some(key);
-        self
-    }
-
-    /// Whether it asks for this operation.
-    pub(super) fn is(&self, op: Op) -> bool {
-        self.op == op
-    }
-
-    fn method(&self) -> Method {
-        catalogue::entry(self.op.name()).map_or(Method::Post, |entry| entry.method)
-    }
-
-    fn path(&self) -> String {
-        let mut path = catalogue::entry(self.op.name()).map_or("", |entry| entry.path).to_owned();
-        for (name, value) in &self.segments {
-            let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC).to_string();
-            path = path.replace(&format!("{{*{name}}}"), &value).replace(&format!("{{{name}}}"), &value);
-        }
-        if self.query.is_empty() { path } else { format!("{path}?{}", self.query) }
-    }
 }
 
 /// An answer.
@@ -252,14 +195,5 @@ mod tests {
         assert_eq!(classify(403, false, &json!({"reason": "suspended: x"})), Class::Denied("suspended".to_owned()));
         assert!(matches!(classify(500, false, &Value::Null), Class::Odd(_)));
         assert!(matches!(classify(200, false, &Value::Null), Class::Odd(_)));
-    }
-
-    #[test]
-    fn paths_are_those_of_the_catalogue_with_their_segments_encoded() {
-        let ask = Ask::new(Op::LockForceRelease, Expect::Works, Value::Null).segment("path", "a b/c?.rs");
-        assert_eq!(ask.path(), "/locks/a%20b%2Fc%3F%2Ers");
-        let ask = Ask::new(Op::AgentKeyRevoke, Expect::Works, Value::Null).segment("id", "x").segment("key_id", "y");
-        assert_eq!(ask.path(), "/agents/x/keys/y");
-        assert_eq!(Ask::new(Op::LockList, Expect::Works, Value::Null).query("limit=1").path(), "/locks?limit=1");
     }
 }

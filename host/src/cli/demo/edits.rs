@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::client::Ask;
+use super::ask::Ask;
 use super::history::{Class, Expect, Grant, Lost, Taken};
 use super::op::Op;
 use super::worker::{Held, Worker};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::Ask;
+use super::ask::Ask;
 use super::history::{Decided, Expect};
 use super::op::Op;
 use super::worker::{BLOCKED, IDENTITY, STANDING, Worker};
@@ -133,14 +133,13 @@ impl Worker {
                 json!({"agent_id": name, "agent_type": "operator", "profile": "admin"}),
             ),
             1 => Ask::new(Op::AgentKeyCreate, expect, json!({})).segment("id", crate::app::ADMIN),
-            2 => Ask::new(Op::AgentProfile, expect, json!({"profile": format!("{agent_type}_local")}))
-                .segment("id", &own),
+            // Of evaluators there is no local profile to ask for.
+            2 if agent_type != "evaluator" => {
+                Ask::new(Op::AgentProfile, expect, json!({"profile": format!("{agent_type}_local")}))
+                    .segment("id", &own)
+            }
             _ => Ask::new(Op::AgentSuspend, expect, json!({"suspended": true})).segment("id", crate::app::ADMIN),
         };
-        // An evaluator has no local profile to ask for; such a request is not understood.
-        if self.trust < 3 && ask.is(Op::AgentProfile) && agent_type == "evaluator" {
-            return;
-        }
         self.client.call(ask).await;
     }
 

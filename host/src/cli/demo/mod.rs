@@ -1,6 +1,7 @@
 //! `portreeve demo`: many agents at once on the files of a real repository, over real HTTP, and then a check of
 //! everything they left behind.
 
+mod ask;
 mod check;
 mod client;
 mod edits;
@@ -156,7 +157,7 @@ impl Demo {
             self.workers(&world, &agents, served).into_iter().map(|w| tokio::spawn(w.run())).collect();
         tokio::select! {
             () = pace::keep(&world, duration, output) => {}
-            _ = tokio::signal::ctrl_c() => output.note("stopping early; the check follows"),
+            () = setup::interrupted() => output.note("stopping early; the check follows"),
         }
         world.stop();
         let mut clients = vec![admin];

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::client::{Ask, Client, Who};
+use super::ask::Ask;
+use super::client::{Client, Who};
 use super::history::{Expect, Taken};
 use super::op::Op;
 use super::rng::Rng;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::client::Ask;
+use super::ask::Ask;
 use super::history::{Claim, Class, Expect, Taken};
 use super::op::Op;
 use super::worker::{BLOCKED, OldClaim, Worker};
@@ -187,7 +187,12 @@ impl Worker {
             self.client.call(Ask::new(Op::TaskCancel, Expect::Conflict, body)).await;
             return;
         }
-        let at = self.rng.below(self.submitted.len());
+        // Mostly the newest, which nobody has completed yet.
+        let at = if self.rng.chance(70) {
+            self.submitted.len().saturating_sub(1)
+        } else {
+            self.rng.below(self.submitted.len())
+        };
         let Some(task_id) = self.submitted.remove(at) else { return };
         let body = json!({"task_id": task_id, "reason": "no longer wanted"});
         let reply = self.client.call(Ask::new(Op::TaskCancel, Expect::Either, body)).await;

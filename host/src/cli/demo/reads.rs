@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::Ask;
+use super::ask::Ask;
 use super::history::{Class, Expect};
 use super::op::Op;
 use super::worker::{Role, Worker};

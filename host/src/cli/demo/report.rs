@@ -148,7 +148,7 @@ impl Report {
     fn totals(&self) -> String {
         format!(
             "\n{} calls in {:.1} s ({:.0}/s), {} changes ({:.0}/s), {} denied, {} conflicts, {} anomalies\n\
-             {} locks granted, {} edits under them, {} tasks claimed, {} holders fenced off after a forced release",
+             {} locks granted, {} edits under them, {} tasks claimed, {} locks taken from their holders, who found out",
             self.calls,
             self.seconds,
             self.calls_per_second,

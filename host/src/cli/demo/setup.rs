@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::material::{Material, Source};
 use crate::app::App;
@@ -67,6 +68,18 @@ pub(super) fn http_client() -> Result<reqwest::Client, CliError> {
     client.map_err(|error| {
         CliError::new(format!("cannot set up HTTP: {error}"), "please report this as a fault of the program")
     })
+}
+
+/// Waits for Ctrl-C or a request to end. Where neither can be listened for, the process ends by them as any other does.
+pub(super) async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let asked = tokio::select! {
+        asked = tokio::signal::ctrl_c() => asked.is_ok(),
+        asked = terminate.recv() => asked.is_some(),
+    };
+    if !asked {
+        std::future::pending().await
+    }
 }
 
 /// Tasks quote paths; one that by its name alone meets a guardrail would keep a good task from the queue.

@@ -100,7 +100,8 @@ pub(super) async fn walk(evidence: &Evidence<'_>, ledger: &mut Ledger) -> Result
     let newest = AuditQuery { agent_id: None, operation: None, decision: None, since: None, until: None, limit: 1 };
     let last = evidence.view.audit(&newest, None).await?.items.first().map_or(0, |entry| entry.seq);
     let step = (last / replay::SAMPLE).max(1);
-    let mut log = Log { facts: BTreeMap::from([(crate::authn::SYSTEM.to_owned(), 1)]), ..Log::default() };
+    let mut log = Log::default();
+    log.knows_system();
     loop {
         let page = evidence.view.audit_rows(log.rows, PAGE).await?;
         if page.is_empty() {
@@ -124,7 +125,12 @@ pub(super) async fn walk(evidence: &Evidence<'_>, ledger: &mut Ledger) -> Result
 }
 
 impl Log {
-    fn step(&mut self, row: &AuditRow, ledger: &mut Ledger) {
+    /// The service's own agent comes with the store.
+    pub(super) fn knows_system(&mut self) {
+        self.facts.insert(crate::authn::SYSTEM.to_owned(), 1);
+    }
+
+    pub(super) fn step(&mut self, row: &AuditRow, ledger: &mut Ledger) {
         let Some(entry) = Entry::read(row) else {
             return ledger.check(Invariant::Audit, false, || format!("row {} holds JSON that does not read", row.seq));
         };

@@ -10,8 +10,10 @@ mod log;
 mod replay;
 mod requests;
 mod tasks;
+#[cfg(test)]
+mod teeth;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -140,8 +142,9 @@ pub(super) async fn check(evidence: Evidence<'_>) -> Result<Checked, StoreError>
         ledger.check(Invariant::Answers, surprise.is_none(), || surprise.map(|found| found.text()).unwrap_or_default());
     }
     replay::check(&log, evidence.component, &mut ledger).await;
+    let fenced_off: BTreeSet<_> = evidence.history.lost.iter().map(|lost| (lost.file, lost.token)).collect();
     let findings = ledger.findings.into_iter().map(|(_, finding)| finding).collect();
-    Ok(Checked { findings, rows, anomalies, fenced_off: evidence.history.lost.len() })
+    Ok(Checked { findings, rows, anomalies, fenced_off: fenced_off.len() })
 }
 
 #[cfg(test)]
