@@ -139,7 +139,7 @@ async fn nothing_acknowledged_is_lost_when_the_process_is_killed_in_a_burst() {
         }
         assert_invariants(dir.path()).await;
     }
-    assert!(kept > 100, "{kept} acknowledged changes are too few to mean something");
+    assert!(kept > 40, "{kept} acknowledged changes are too few to mean something");
     assert_no_key_in_the_log(dir.path(), &clients);
 }
 

@@ -2,7 +2,7 @@
 //! nothing commits that was decided before it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -16,14 +16,15 @@ const WORKERS: usize = 8;
 /// Clients that take locks as fast as they can, each with a prefix of its own.
 struct Burst {
     stop: Arc<AtomicBool>,
+    answers: Arc<AtomicUsize>,
     workers: Vec<JoinHandle<Vec<u16>>>,
 }
 
 impl Burst {
     fn start(agent: &Client, prefix: &'static str) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let workers = (0..WORKERS).map(|worker| {
-            let (agent, stop) = (agent.clone(), Arc::clone(&stop));
+            let (agent, stop, answers) = (agent.clone(), Arc::clone(&stop), Arc::clone(&answers));
             tokio::spawn(async move {
                 let mut statuses = Vec::new();
                 for n in 0_u32.. {
@@ -33,11 +34,20 @@ impl Burst {
                     let path = format!("{prefix}/{worker}/{}.rs", n % 5);
                     statuses.push(agent.acquire(&path).await.status);
                     statuses.push(agent.release(&path).await.status);
+                    answers.fetch_add(2, Ordering::AcqRel);
                 }
                 statuses
             })
         });
-        Self { workers: workers.collect(), stop }
+        Self { workers: workers.collect(), stop, answers }
+    }
+
+    /// Waits until there are so many more answers, however slow the machine is.
+    async fn more(&self, answers: usize) {
+        let until = self.answers.load(Ordering::Acquire) + answers;
+        while self.answers.load(Ordering::Acquire) < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Statuses, in the order of each worker.
@@ -55,9 +65,9 @@ async fn in_the_midst<F: Future<Output = ()>>(
     change: F,
 ) -> (Vec<u16>, Vec<AuditLine>) {
     let burst = Burst::start(agent, "src");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    burst.more(100).await;
     change.await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    burst.more(100).await;
     let statuses = burst.end().await;
     let lines = server.audit_after(0).await;
     let at = lines.iter().rposition(|line| line.command == command && line.outcome == "ok").unwrap();
@@ -104,9 +114,12 @@ async fn nothing_of_a_key_commits_after_its_revocation_and_the_other_key_goes_on
     assert!(late.is_empty(), "{late:#?}");
     assert!(statuses.iter().all(|status| matches!(status, 200 | 401)), "{statuses:?}");
     assert!(statuses.contains(&401));
+    let seq = server.last_seq().await;
+    kept.more(40).await;
     let kept = kept.end().await;
     assert!(kept.iter().all(|status| *status == 200), "{kept:?}");
-    assert!(after.iter().any(|line| is_committed(line, "a") && line.resource.starts_with("lock_key:kept/")));
+    let later = server.audit_after(seq).await;
+    assert!(later.iter().any(|line| is_committed(line, "a") && line.resource.starts_with("lock_key:kept/")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -7,8 +7,10 @@ use crate::harness::{Client, Reply, Request, Server};
 
 const UNKNOWN: &str = "prv_0000000000000000000000000000000000000000000000000000000000000000";
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// Who the server takes the sender of these headers for.
-async fn who(nobody: &Client, headers: &[(&str, &str)]) -> (u16, Value) {
+async fn who(nobody: &Client, headers: Headers<'_>) -> (u16, Value) {
     let mut request = Request::new("GET", "/profiles/me");
     for (name, value) in headers {
         request = request.header(name, value);

@@ -136,7 +136,7 @@ async fn a_waiting_claim_wakes_when_a_task_comes_and_not_before() {
     let (claim, waited, woken) = waiting.await.unwrap();
     assert_eq!(claim["task_id"], json!(id));
     assert!(waited >= Duration::from_millis(800), "{waited:?}");
-    assert!(woken.saturating_duration_since(submitted) < Duration::from_secs(2));
+    assert!(woken.saturating_duration_since(submitted) < Duration::from_secs(5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,9 +155,9 @@ async fn a_waiting_claim_wakes_for_what_a_completion_frees() {
     let done = json!({"task_id": first, "success": true, "claim_token": claim["claim_token"]});
     server.admin.post("/work/complete", done).await.done();
     assert_eq!(waiting.await.unwrap()["task_type"], "second");
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(5));
     let start = Instant::now();
     let nothing = worker.post("/work/claim", json!({"task_types": ["third"], "wait_seconds": 1})).await.ok();
     assert_eq!(nothing["reason"], "no_tasks_available");
-    assert!((Duration::from_millis(900)..Duration::from_secs(4)).contains(&start.elapsed()));
+    assert!((Duration::from_millis(900)..Duration::from_secs(8)).contains(&start.elapsed()));
 }

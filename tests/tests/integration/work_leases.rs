@@ -118,7 +118,12 @@ async fn time_works_in_the_background_under_the_services_own_name() {
     claim(&a, 60).await;
     let seq = server.last_seq().await;
     server.clock.advance_seconds(60);
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    for _ in 0..200 {
+        if server.last_seq().await > seq {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     let line = server.only_line_after(seq).await;
     assert_eq!((line.agent_id.as_str(), line.command.as_str(), line.outcome.as_str()), ("system", "task_expire", "ok"));
 }
