@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::authn::{self, Principal};
@@ -14,7 +14,7 @@ use crate::command::agents::AgentCreate;
 use crate::command::catalogue::{Answer, Call, Entry};
 use crate::command::input::{Input, Place};
 use crate::command::tasks::TaskExpire;
-use crate::command::tasks::claim::Reservations;
+use crate::command::tasks::claim::{Kept, Reservations};
 use crate::command::{action::Action, agents::AgentKeyCreate};
 use crate::engine::types::BundleFile;
 use crate::engine::{Cage, Engine, Stage};
@@ -78,7 +78,8 @@ pub struct App {
     data: PathBuf,
     admin_key_is_new: bool,
     reservations: Arc<Reservations>,
-    task_signal: Notify,
+    kept: Kept,
+    stopping: watch::Sender<bool>,
 }
 
 impl App {
@@ -100,8 +101,8 @@ impl App {
     }
 
     fn new(gate: Gate, data: PathBuf) -> Self {
-        let (reservations, task_signal) = (Arc::default(), Notify::new());
-        Self { gate, data, admin_key_is_new: false, reservations, task_signal }
+        let (reservations, kept, stopping) = (Arc::default(), Kept::default(), watch::Sender::new(false));
+        Self { gate, data, admin_key_is_new: false, reservations, kept, stopping }
     }
 
     /// Opens the service on a data folder that is there, under the policy that is in force on it; the options' bundle
@@ -145,8 +146,19 @@ impl App {
         &self.reservations
     }
 
-    pub(crate) const fn task_signal(&self) -> &Notify {
-        &self.task_signal
+    pub(crate) const fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// Ends what only waits, so that a stop need not wait for it.
+    pub fn begin_stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Returns once the service stops.
+    pub(crate) async fn stopping(&self) {
+        // An error would mean that the sender is gone, which it is not before this service is.
+        drop(self.stopping.subscribe().wait_for(|stopping| *stopping).await);
     }
 
     /// What the active policy says of the caller's profile, to look for tasks by. The decision is the component's.
@@ -189,7 +201,6 @@ impl App {
                     break;
                 }
                 tracing::info!(requeued = expired.requeued, failed = expired.failed, "tasks expired");
-                self.task_signal.notify_waiters();
             }
         }
         Ok(())

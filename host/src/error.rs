@@ -80,9 +80,6 @@ pub enum Error {
     /// The body is larger than the limit.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
-    /// The service is stopping.
-    #[error("the service is stopping")]
-    Stopping,
 }
 
 impl Error {
@@ -105,7 +102,6 @@ impl Error {
             Self::UnknownPath(_) => "not_found",
             Self::WrongMethod(_) => "method_not_allowed",
             Self::TooLarge(_) => "body_too_large",
-            Self::Stopping => "stopping",
         }
     }
 

@@ -79,6 +79,14 @@ pub trait Command: Action {
     /// Fields of the answer that are shown once and never stored.
     const SECRETS: &'static [&'static str] = &[];
 
+    /// Checks the input against what the policy and the store say, once the caller is known to be allowed to ask.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Invalid`]; the audit row says that it failed.
+    fn check(&self, _at: Lookout<'_>) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
     /// Whether the answer is a business refusal: `success: false`.
     fn is_refused(output: &Self::Output) -> bool;
 

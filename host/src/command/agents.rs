@@ -21,6 +21,8 @@ pub const AGENT_NOT_FOUND: &str = "agent_not_found";
 pub const AGENT_EXISTS: &str = "agent_exists";
 /// Business reason: no such live key of this agent.
 pub const KEY_NOT_FOUND: &str = "key_not_found";
+/// Business reason: an agent cannot suspend itself or change its own profile, so that one admin always remains.
+pub const OWN_ACCOUNT: &str = "own_account";
 /// Business reason: the service's own agent cannot be changed.
 pub const SYSTEM_AGENT: &str = "system_agent_is_fixed";
 
@@ -143,8 +145,7 @@ impl Action for AgentCreate {
         Ok(Self { agent_id, agent_type, profile, archetype, key })
     }
 
-    async fn subject(&self, at: Lookout<'_>) -> Result<Subject> {
-        check_profile(&at.manifest().profiles, &self.profile, Some(&self.agent_type))?;
+    async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
         Ok(Subject::of(self.resource()))
     }
 
@@ -155,6 +156,10 @@ impl Action for AgentCreate {
 
 impl Command for AgentCreate {
     const SECRETS: &'static [&'static str] = &["key"];
+
+    async fn check(&self, at: Lookout<'_>) -> Result<()> {
+        check_profile(&at.manifest().profiles, &self.profile, Some(&self.agent_type))
+    }
 
     fn is_refused(output: &AgentCreated) -> bool {
         !output.success
@@ -294,9 +299,7 @@ impl Action for AgentProfile {
         Ok(Self { agent_id: input.text("id"), profile: input.text("profile") })
     }
 
-    async fn subject(&self, at: Lookout<'_>) -> Result<Subject> {
-        let facts = at.view.facts_by_agent(&self.agent_id).await?;
-        check_profile(&at.manifest().profiles, &self.profile, facts.as_ref().map(|facts| facts.agent_type.as_str()))?;
+    async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
         Ok(Subject::of(self.resource()))
     }
 
@@ -306,6 +309,11 @@ impl Action for AgentProfile {
 }
 
 impl Command for AgentProfile {
+    async fn check(&self, at: Lookout<'_>) -> Result<()> {
+        let facts = at.view.facts_by_agent(&self.agent_id).await?;
+        check_profile(&at.manifest().profiles, &self.profile, facts.as_ref().map(|facts| facts.agent_type.as_str()))
+    }
+
     fn is_refused(output: &AgentChanged) -> bool {
         !output.success
     }

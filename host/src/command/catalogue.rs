@@ -240,7 +240,7 @@ fn run_command<'a, C: Apply>(
 ) -> BoxFuture<'a, Result<Answer>> {
     Box::pin(async move {
         let committed = app.gate().run(who, C::parse(&input, who)?, &circumstances).await?;
-        answer::<C>(app, committed)
+        answer::<C>(committed)
     })
 }
 
@@ -252,7 +252,7 @@ fn run_claim<'a>(
 ) -> BoxFuture<'a, Result<Answer>> {
     Box::pin(async move {
         let committed = tasks::claim::claim(app, who, TaskClaim::parse(&input, who)?, &circumstances).await?;
-        answer::<TaskClaim>(app, committed)
+        answer::<TaskClaim>(committed)
     })
 }
 
@@ -281,14 +281,9 @@ fn run_query<'a, Q: Query>(
     })
 }
 
-fn answer<C: Command>(app: &App, committed: Committed<C::Output>) -> Result<Answer> {
+fn answer<C: Command>(committed: Committed<C::Output>) -> Result<Answer> {
     match committed {
-        Committed::Done(output) => {
-            if C::wakes(&output) {
-                app.task_signal().notify_waiters();
-            }
-            Ok(Answer { status: 200, body: to_value(&output)?, replayed: false })
-        }
+        Committed::Done(output) => Ok(Answer { status: 200, body: to_value(&output)?, replayed: false }),
         Committed::Replayed(first) => {
             let body = serde_json::from_str(&first.body).map_err(|error| {
                 tracing::error!(error = %error, "a stored answer does not parse");

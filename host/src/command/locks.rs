@@ -107,7 +107,7 @@ impl Action for LockAcquire {
         Ok(Self {
             lock_key: input.lock_key("file_path")?,
             session_id: input.opt_text("session_id"),
-            reason: input.opt_text("reason"),
+            reason: input.opt_text("reason").filter(|reason| !reason.is_empty()),
             ttl_minutes: input.int("ttl_minutes"),
         })
     }

@@ -232,8 +232,11 @@ pub struct PolicyValidated {
 impl Action for PolicyValidate {
     const NAME: &'static str = "policy_validate";
     const OPERATION: &'static str = "check_policy";
-    const INPUT: &'static [Field] =
-        &[Field::new("policy_text", Kind::Text(256 << 10), "Cedar policies").required(), AGENT_ID, AGENT_TYPE];
+    const INPUT: &'static [Field] = &[
+        Field::new("policy_text", Kind::Text(256 << 10), "Cedar policies, at most 256 KiB").required(),
+        AGENT_ID,
+        AGENT_TYPE,
+    ];
     type Output = PolicyValidated;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {
@@ -251,13 +254,11 @@ impl Action for PolicyValidate {
 
 impl Query for PolicyValidate {
     async fn read(&self, at: Lookout<'_>, permit: &Permit<Self>) -> Result<PolicyValidated> {
-        let (component, text) = (Arc::clone(at.component), self.policy_text.clone());
-        let unavailable = |code: &str| Error::PolicyUnavailable {
-            code: code.to_owned(),
+        let checked = at.component.validate_async(self.policy_text.clone()).await;
+        let errors = checked.map_err(|error| Error::PolicyUnavailable {
+            code: error.code().to_owned(),
             decision_id: permit.decision_id().to_owned(),
-        };
-        let checked = tokio::task::spawn_blocking(move || component.validate(&text)).await;
-        let errors = checked.map_err(|_| unavailable("trap"))?.map_err(|error| unavailable(error.code()))?;
+        })?;
         Ok(PolicyValidated { valid: errors.is_empty(), errors })
     }
 

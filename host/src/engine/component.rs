@@ -136,12 +136,30 @@ impl PolicyComponent {
         if bytes > POLICY_BYTES_MAX {
             return Err(EngineError::TooLarge { bytes, bytes_max: POLICY_BYTES_MAX });
         }
-        let mut live = self.fresh(self.runtime.cage.for_tests())?;
+        let mut live = self.fresh(self.for_decision())?;
         live.policy
             .portreeve_policy_decider()
             .call_validate(&mut live.store, policy_text)
             .map(tame_problems)
             .map_err(|error| EngineError::from_call(&error))
+    }
+
+    /// Checks a Cedar text on a thread that may block. One at a time: it may take as much as the largest decision, and
+    /// must not take the places of decisions.
+    ///
+    /// # Errors
+    /// As [`Self::validate`], and [`EngineError::Overloaded`] when its turn did not come in time.
+    pub async fn validate_async(self: &Arc<Self>, policy_text: String) -> Result<Vec<Problem>, EngineError> {
+        let turn = timeout(self.for_decision().deadline, Arc::clone(&self.runtime.validating).acquire_owned())
+            .await
+            .map_err(|_elapsed| EngineError::Overloaded)?
+            .map_err(|_closed| EngineError::Overloaded)?;
+        let component = Arc::clone(self);
+        let work = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            component.validate(&policy_text)
+        });
+        work.await.unwrap_or_else(|error| Err(EngineError::Trap(short(&error.to_string()))))
     }
 
     /// Runs the decision tables that the component carries.

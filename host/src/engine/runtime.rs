@@ -25,6 +25,8 @@ pub(super) struct Runtime {
     pub(super) wasm: Engine,
     pub(super) cage: Cage,
     pub(super) permits: Arc<Semaphore>,
+    /// The one place for checking a policy's text.
+    pub(super) validating: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -37,7 +39,12 @@ impl Runtime {
     pub(super) fn new(cage: Cage) -> Result<Self, EngineError> {
         let mut config = config(WASM_STACK_BYTES_MAX);
         config.consume_fuel(true).allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&cage)));
-        Ok(Self { wasm: start(&config)?, permits: Arc::new(Semaphore::new(cage.concurrency.max(1))), cage })
+        Ok(Self {
+            wasm: start(&config)?,
+            permits: Arc::new(Semaphore::new(cage.concurrency.max(1))),
+            validating: Arc::new(Semaphore::new(1)),
+            cage,
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
 use crate::authn::{self, Principal};
 use crate::clock::{SharedClock, Time};
@@ -22,7 +23,7 @@ use crate::command::policy::policy_principal;
 use crate::engine::types::{Effect, PolicyRequest, Target};
 use crate::engine::{Decided, EngineError};
 use crate::error::{Denial, Error, Result};
-use crate::store::audit::canonical;
+use crate::store::audit::{Outcome, canonical, exact};
 use crate::store::{Apply, CommitError, Committed, IdempotencyKey, Store};
 
 pub use active::{Active, Policy, StartError};
@@ -50,6 +51,7 @@ pub struct Gate {
     store: Store,
     policy: Arc<Policy>,
     clock: SharedClock,
+    task_signal: Arc<Notify>,
 }
 
 /// What a decision came to.
@@ -61,8 +63,13 @@ enum Ruling<A> {
 impl Gate {
     /// A gate before `store`, with `policy`.
     #[must_use]
-    pub const fn new(store: Store, policy: Arc<Policy>, clock: SharedClock) -> Self {
-        Self { store, policy, clock }
+    pub fn new(store: Store, policy: Arc<Policy>, clock: SharedClock) -> Self {
+        Self { store, policy, clock, task_signal: Arc::default() }
+    }
+
+    /// Told after each commit that may have made a task claimable.
+    pub(crate) fn task_signal(&self) -> &Notify {
+        &self.task_signal
     }
 
     /// The store, for reading.
@@ -106,13 +113,26 @@ impl Gate {
         let idempotency = idempotency::<C>(circumstances)?;
         for _ in 0..DECIDE_MAX {
             let active = self.policy.active();
-            let subject = self.subject(&command, &active, &who, idempotency.as_ref()).await?;
-            let permit = match self.decide::<C>(&who, &active, subject, circumstances).await {
+            let at = Lookout { view: self.store.view(), component: &active.component };
+            // A repeat changes nothing, so what it asks about may be gone by now: only the caller's standing is decided.
+            let as_repeat = self.is_repeat(&who, idempotency.as_ref()).await?;
+            let subject = if as_repeat { Subject::of(command.resource()) } else { command.subject(at).await? };
+            let permit = match self.decide::<C>(&who, &active, subject, as_repeat, circumstances).await {
                 Ruling::Permitted(permit) => permit,
                 Ruling::Refused(refusal) => return Err(self.refuse(refusal).await),
             };
+            if let Err(error) = command.check(at).await {
+                self.store.answered(permit, Outcome::Failed, error.body()).await.map_err(public)?;
+                return Err(error);
+            }
             match self.store.commit(permit, command.clone(), idempotency.clone()).await {
-                Ok(committed) => return Ok(committed),
+                Ok(committed) => {
+                    // Here and not in the caller's task, which may be gone by now.
+                    if matches!(&committed, Committed::Done(output) if C::wakes(output)) {
+                        self.task_signal.notify_waiters();
+                    }
+                    return Ok(committed);
+                }
                 Err(CommitError::Stale) => who = self.look_again(&who).await?,
                 Err(error) => return Err(public(error)),
             }
@@ -139,13 +159,16 @@ impl Gate {
             let active = self.policy.active();
             let at = Lookout { view: self.store.view(), component: &active.component };
             let subject = query.subject(at).await?;
-            let permit = match self.decide::<Q>(&who, &active, subject, circumstances).await {
+            let permit = match self.decide::<Q>(&who, &active, subject, false, circumstances).await {
                 Ruling::Permitted(permit) => permit,
                 Ruling::Refused(refusal) => return Err(self.refuse(refusal).await),
             };
             let answer = query.read(at, &permit).await;
-            let summary = answer.as_ref().map_or_else(Error::body, Q::audit);
-            match self.store.answered(permit, summary).await {
+            let (ended, summary) = match &answer {
+                Ok(output) => (Outcome::Ok, Q::audit(output)),
+                Err(error) => (Outcome::Failed, error.body()),
+            };
+            match self.store.answered(permit, ended, summary).await {
                 Ok(()) => return answer,
                 Err(CommitError::Stale) => who = self.look_again(&who).await?,
                 Err(error) => return Err(public(error)),
@@ -175,20 +198,11 @@ impl Gate {
         self.refuse(Refusal::new(evidence)).await
     }
 
-    async fn subject<C: Command>(
-        &self,
-        command: &C,
-        active: &Active,
-        who: &Principal,
-        idempotency: Option<&IdempotencyKey>,
-    ) -> Result<Subject> {
-        // A repeat changes nothing, so what it asks about may be gone by now: only the caller's standing is decided.
-        if let Some(key) = idempotency
-            && self.store.view().is_repeat(who.agent_id(), &key.key).await?
-        {
-            return Ok(Subject::of(command.resource()));
+    async fn is_repeat(&self, who: &Principal, idempotency: Option<&IdempotencyKey>) -> Result<bool> {
+        match idempotency {
+            Some(key) => Ok(self.store.view().is_repeat(who.agent_id(), &key.key).await?),
+            None => Ok(false),
         }
-        command.subject(Lookout { view: self.store.view(), component: &active.component }).await
     }
 
     async fn decide<A: Action>(
@@ -196,6 +210,7 @@ impl Gate {
         who: &Principal,
         active: &Active,
         subject: Subject,
+        as_repeat: bool,
         circumstances: &Circumstances,
     ) -> Ruling<A> {
         let resource = resource_text(&subject.target);
@@ -208,6 +223,7 @@ impl Gate {
         let base = Evidence {
             resource,
             request: json!(request),
+            as_repeat,
             ..self.evidence(who, active, (A::NAME, A::OPERATION), circumstances)
         };
         let decided = active.component.decide_async(request).await;
@@ -246,6 +262,7 @@ impl Gate {
             component: active.component.digest().to_owned(),
             epoch: active.epoch,
             fuel: 0,
+            as_repeat: false,
         }
     }
 
@@ -327,7 +344,7 @@ fn idempotency<C: Command>(circumstances: &Circumstances) -> Result<Option<Idemp
         let msg = "an Idempotency-Key has 1 to 255 printable characters";
         return Err(Error::field("Idempotency-Key", "invalid_idempotency_key", msg));
     }
-    let request = canonical(&circumstances.parameters);
+    let request = canonical(&exact(&circumstances.parameters));
     let hash = Sha256::new().chain_update(C::NAME).chain_update([0]).chain_update(request).finalize();
     Ok(Some(IdempotencyKey { key: key.clone(), request_hash: hash.to_vec() }))
 }

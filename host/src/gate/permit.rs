@@ -104,6 +104,8 @@ pub struct Evidence {
     pub(crate) component: String,
     pub(crate) epoch: i64,
     pub(crate) fuel: u64,
+    /// Decided as a repeat under an idempotency key, without the texts: good for the first answer, not for a change.
+    pub(crate) as_repeat: bool,
 }
 
 /// Policy allowed `C`, for this principal and this resource, under this epoch. Used up by the write.

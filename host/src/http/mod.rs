@@ -5,7 +5,7 @@ mod serve;
 mod service;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
@@ -25,6 +25,9 @@ pub use serve::{Served, serve};
 
 /// Largest body that is read.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Answers that were given before say so.
 const REPLAYED: &str = "idempotency-replayed";
@@ -133,12 +136,10 @@ fn query_fields(query: &str) -> Map<String, Value> {
 }
 
 async fn body_fields(body: Body) -> Result<Map<String, Value>> {
-    let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| {
-        if is_length_limit(&error) {
-            Error::TooLarge(BODY_BYTES_MAX)
-        } else {
-            Error::Invalid(vec![FieldProblem::new("body", "", "body_unreadable", "the body could not be read")])
-        }
+    let unreadable = |why: &str| Error::Invalid(vec![FieldProblem::new("body", "", "body_unreadable", why)]);
+    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await;
+    let bytes = read.map_err(|_| unreadable("the body did not arrive in time"))?.map_err(|error| {
+        if is_length_limit(&error) { Error::TooLarge(BODY_BYTES_MAX) } else { unreadable("the body could not be read") }
     })?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
@@ -186,7 +187,7 @@ fn error_response(error: &Error) -> Response {
         Error::UnknownPath(_) => StatusCode::NOT_FOUND,
         Error::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
         Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::PolicyUnavailable { .. } | Error::StorageUnavailable | Error::Contention | Error::Stopping => {
+        Error::PolicyUnavailable { .. } | Error::StorageUnavailable | Error::Contention => {
             StatusCode::SERVICE_UNAVAILABLE
         }
     };

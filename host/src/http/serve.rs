@@ -66,6 +66,7 @@ impl Served {
     /// Takes no new connections, finishes what is in flight, closes the store.
     pub async fn stop(self) {
         self.stop.send_replace(true);
+        self.app.begin_stop();
         if tokio::time::timeout(DRAIN_TIMEOUT, self.server).await.is_err() {
             tracing::warn!(seconds = DRAIN_TIMEOUT.as_secs(), "requests in flight did not end in time");
         }

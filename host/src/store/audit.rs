@@ -10,6 +10,9 @@ use crate::gate::Evidence;
 /// Texts of the request up to this many bytes are kept in the row; longer ones are replaced by digest and length.
 pub const TEXT_KEPT_BYTES_MAX: usize = 16 * 1024;
 
+/// Documents up to this many bytes, after that, are kept in the row: nobody fills the log with what was denied.
+pub const DOCUMENT_KEPT_BYTES_MAX: usize = 64 * 1024;
+
 /// What happened after the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -129,8 +132,8 @@ impl AuditRow {
             command: evidence.command.to_owned(),
             operation: evidence.operation.to_owned(),
             resource: evidence.resource.clone(),
-            parameters: canonical(&redact(&evidence.parameters)),
-            request: canonical(&redact(&evidence.request)),
+            parameters: kept(&evidence.parameters),
+            request: kept(&evidence.request),
             decision: evidence.verdict.as_str().to_owned(),
             reason: evidence.reason.clone(),
             detail: evidence.detail.clone(),
@@ -143,7 +146,7 @@ impl AuditRow {
             facts_version: evidence.who.facts_version(),
             fuel: i64::try_from(evidence.fuel).unwrap_or(i64::MAX),
             outcome: outcome.as_str().to_owned(),
-            result: canonical(&redact(result)),
+            result: kept(result),
             changes: canonical(&json!(changes)),
             duration_us: now.since(evidence.started_at).max(0),
         }
@@ -157,13 +160,39 @@ impl AuditRow {
     }
 }
 
-/// Canonical JSON (RFC 8785). Values here hold no number outside of ±2^53 but fuel and times, which stay exact as text.
+/// Canonical JSON (RFC 8785). Its numbers are doubles: whole numbers beyond ±2^53 go through [`exact`] first.
 #[must_use]
 pub fn canonical(value: &Value) -> String {
     serde_json_canonicalizer::to_string(value).unwrap_or_else(|_| value.to_string())
 }
 
-/// Replaces long texts by their digest and length. Walks without recursion deeper than the input's cap on nesting.
+/// The largest whole number that a double holds exactly, with all below it.
+const EXACT_MAX: u64 = 1 << 53;
+
+/// Replaces whole numbers that a double does not hold by their text, so that canonical JSON tells them apart.
+#[must_use]
+pub fn exact(value: &Value) -> Value {
+    match value {
+        Value::Number(n) if n.as_u64().is_some_and(|n| n > EXACT_MAX) => json!({"integer": n.to_string()}),
+        Value::Number(n) if n.as_i64().is_some_and(|n| n.unsigned_abs() > EXACT_MAX) => {
+            json!({"integer": n.to_string()})
+        }
+        Value::Array(items) => items.iter().map(exact).collect(),
+        Value::Object(map) => Value::Object(map.iter().map(|(k, v)| (k.clone(), exact(v))).collect()),
+        other => other.clone(),
+    }
+}
+
+/// Canonical JSON as a row keeps it: long texts, and a document that is too long all the same, by digest and length.
+fn kept(value: &Value) -> String {
+    let text = canonical(&exact(&redact(value)));
+    if text.len() <= DOCUMENT_KEPT_BYTES_MAX {
+        return text;
+    }
+    canonical(&json!({"sha256": hex(&Sha256::digest(text.as_bytes())), "bytes": text.len()}))
+}
+
+/// Replaces long texts by their digest and length. Walks no deeper than the input's cap on nesting.
 #[must_use]
 pub fn redact(value: &Value) -> Value {
     match value {

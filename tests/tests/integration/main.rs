@@ -7,6 +7,7 @@
     reason = "a test, or a helper of one, that finds something has to fail"
 )]
 
+mod attacks;
 mod audit;
 mod cage;
 mod catalogue;

@@ -39,7 +39,8 @@ impl Worker {
             5 => self.speak_as_another().await,
             6 => self.try_to_manage_agents().await,
             7 => self.use_a_wrong_key().await,
-            8 | 9 => self.send_nonsense().await,
+            8 => self.lock_what_is_guarded().await,
+            9 => self.send_nonsense().await,
             _ => self.ask_for_too_long_a_lease().await,
         }
     }
@@ -96,6 +97,14 @@ impl Worker {
         if let Some(task_id) = reply.text("task_id").filter(|_| reply.is_allowed()) {
             self.remember(task_id);
         }
+    }
+
+    /// Keys and the like are kept from agents by their names.
+    async fn lock_what_is_guarded(&mut self) {
+        let guarded = &self.world.material.guarded;
+        let path = self.rng.pick(guarded).map_or("deploy/.ssh/id_ed25519", |source| source.path.as_str());
+        let body = json!({"file_path": path});
+        self.client.call(Ask::new(Op::LockAcquire, Expect::Denied(BLOCKED), body)).await;
     }
 
     async fn try_to_force_release(&mut self) {

@@ -13,7 +13,7 @@ use crate::domain::lock_key::LockKey;
 use crate::store::audit::hex;
 
 /// Most files that the agents work on; more are sampled evenly.
-const FILES_MAX: usize = 2_000;
+const FILES_MAX: usize = 1_000;
 /// Most bytes of a file that are read.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Files that everybody wants.
@@ -36,6 +36,8 @@ pub(super) struct Material {
     root: PathBuf,
     /// The files that the agents work on.
     pub(super) files: Vec<Source>,
+    /// Files whose very names the guardrails keep from everybody below an operator, such as private keys.
+    pub(super) guarded: Vec<Source>,
     /// Files that git names.
     pub(super) listed: usize,
     /// Names that are no lock keys, and what is no file.
@@ -55,14 +57,23 @@ impl Material {
         let step = keys.len().div_ceil(FILES_MAX).max(1);
         let sampled: Vec<&String> = keys.iter().step_by(step).collect();
         let files: Vec<Source> = sampled.iter().filter_map(|path| source(&root, path)).collect();
-        if files.len() < 2 {
-            return Err(CliError::new(
-                format!("the repository `{}` has {} readable files; the demo needs two", root.display(), files.len()),
-                "name a repository with files in it: `portreeve demo --repo PATH`",
-            ));
-        }
         let skipped = listed.saturating_sub(keys.len()) + sampled.len().saturating_sub(files.len());
-        Ok(Self { root, files, listed, skipped })
+        Ok(Self { root, files, guarded: Vec::new(), listed, skipped })
+    }
+
+    /// Two files are the least that agents can collide on and work beside each other.
+    pub(super) fn enough(&self) -> Result<(), CliError> {
+        if self.files.len() >= 2 {
+            return Ok(());
+        }
+        let root = self.root.display();
+        Err(CliError::new(
+            format!(
+                "the repository `{root}` has {} file(s) that agents may lock; the demo needs two",
+                self.files.len()
+            ),
+            "name a repository with files in it: `portreeve demo --repo PATH`",
+        ))
     }
 
     /// The root of the repository.

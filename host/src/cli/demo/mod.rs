@@ -138,7 +138,8 @@ impl Demo {
         })?;
         let key = key.trim().to_owned();
         let http = setup::http_client()?;
-        setup::quote_what_may_be(&mut material, &served.app().gate().policy().active().component).await;
+        setup::sort_out(&mut material, &served.app().gate().policy().active().component).await;
+        material.enough()?;
         output.note(format_args!(
             "{} agents on {} of {} files of {} for {} s, server on {}",
             self.agents,
@@ -206,6 +207,7 @@ impl Demo {
             files_listed: material.listed,
             files_skipped: material.skipped,
             files_used: material.files.len(),
+            files_guarded: material.guarded.len(),
             agents: agents.into_iter().map(|who| who.agent_id).collect(),
             seed: self.seed,
             component: component.digest().to_owned(),

@@ -41,6 +41,7 @@ pub(super) struct Setting {
     pub(super) files_listed: usize,
     pub(super) files_skipped: usize,
     pub(super) files_used: usize,
+    pub(super) files_guarded: usize,
     pub(super) agents: Vec<String>,
     pub(super) seed: u64,
     pub(super) component: String,

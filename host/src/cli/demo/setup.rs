@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::{StreamExt, stream};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,11 +13,13 @@ use crate::app::App;
 use crate::cli::error::CliError;
 use crate::command::plain;
 use crate::engine::PolicyComponent;
-use crate::engine::types::{PolicyPrincipal, PolicyRequest, Target, TaskTarget};
+use crate::engine::types::{Effect, PolicyPrincipal, PolicyRequest, Target, TaskTarget};
 use crate::http::{Served, serve};
 
 /// Paths that the guardrails read at once.
 const PATHS_AT_ONCE: usize = 100;
+/// Decisions about names that are asked for at once.
+const ASKED_AT_ONCE: usize = 4;
 
 /// The data folder of a run.
 #[derive(Debug)]
@@ -82,30 +85,56 @@ pub(super) async fn interrupted() {
     }
 }
 
-/// Tasks quote paths; one that by its name alone meets a guardrail would keep a good task from the queue.
-pub(super) async fn quote_what_may_be(material: &mut Material, component: &Arc<PolicyComponent>) {
+/// Sorts the files by what the guardrails say to their names: some nobody may lock, some no task should quote.
+pub(super) async fn sort_out(material: &mut Material, component: &Arc<PolicyComponent>) {
+    let asked = stream::iter(std::mem::take(&mut material.files)).map(|source| async {
+        // A lock's key is among the texts that the guardrails read.
+        let text = ("file_path", source.path.as_str());
+        let key = || Target::LockKey(source.path.clone());
+        let free = passes("claude_code_remote", "acquire_lock", key(), text, component).await;
+        let to_local = free || passes("claude_code_local", "acquire_lock", key(), text, component).await;
+        (source, free, to_local)
+    });
+    for (source, free, to_local) in asked.buffered(ASKED_AT_ONCE).collect::<Vec<_>>().await {
+        match (free, to_local) {
+            (true, _) => material.files.push(source),
+            (false, false) => material.guarded.push(source),
+            // What trust decides about is left out: nobody could say what to expect.
+            (false, true) => material.skipped += 1,
+        }
+    }
     for sources in material.files.chunks_mut(PATHS_AT_ONCE) {
-        if passes(sources, component).await {
+        if quotable(sources, component).await {
             continue;
         }
         for source in sources {
-            source.quotable = passes(std::slice::from_ref(source), component).await;
+            source.quotable = quotable(std::slice::from_ref(source), component).await;
         }
     }
 }
 
-async fn passes(sources: &[Source], component: &Arc<PolicyComponent>) -> bool {
-    let paths: String = sources.iter().map(|source| format!("Rework {} (1 lines).\n", source.path)).collect();
+async fn quotable(sources: &[Source], component: &Arc<PolicyComponent>) -> bool {
+    let text: String = sources.iter().map(|source| format!("Rework {} (1 lines).\n", source.path)).collect();
+    let target = TaskTarget { id: String::new(), task_type: "implement".to_owned(), priority: 5 };
+    passes("claude_code_remote", "submit_work", Target::Task(target), ("task_description", &text), component).await
+}
+
+async fn passes(
+    profile: &str,
+    operation: &str,
+    target: Target,
+    (label, text): (&str, &str),
+    component: &Arc<PolicyComponent>,
+) -> bool {
     let principal = PolicyPrincipal {
         agent_id: "demo".to_owned(),
         agent_type: "claude_code".to_owned(),
-        profile: "claude_code_remote".to_owned(),
+        profile: profile.to_owned(),
         suspended: false,
     };
-    let target = Target::Task(TaskTarget { id: String::new(), task_type: "implement".to_owned(), priority: 5 });
-    let texts = plain(&[("task_description", Some(&paths))]);
-    let request = PolicyRequest { principal, operation: "submit_work".to_owned(), target, texts };
-    component.decide_async(request).await.is_ok_and(|decided| decided.decision.violations.iter().all(|v| !v.blocked))
+    let texts = plain(&[(label, Some(text))]);
+    let request = PolicyRequest { principal, operation: operation.to_owned(), target, texts };
+    component.decide_async(request).await.is_ok_and(|decided| decided.decision.effect == Effect::Allow)
 }
 
 #[cfg(test)]

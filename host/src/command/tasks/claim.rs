@@ -1,7 +1,7 @@
 //! Claiming a task: find a candidate, have policy decide about that very task,
 //! take it; if policy keeps it from this claimant, leave it to others and look on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::command::action::{Action, Command, Lookout, Subject};
 use crate::command::input::{AGENT_ID, AGENT_TYPE, Field, Input, Kind};
 use crate::command::plain;
 use crate::engine::types::{Target, Text, TextFormat};
-use crate::error::{Denial, Error, Result};
+use crate::error::{Error, Result};
 use crate::gate::Circumstances;
 use crate::store::Committed;
 use crate::store::sqlite::Claims;
@@ -145,10 +145,13 @@ impl Command for TaskClaim {
 // ------------------------------------------------------- looking for a task
 
 /// Most tasks that one claim has policy decide about.
-const CANDIDATES_MAX: usize = 32;
+const CANDIDATES_MAX: usize = 64;
 
 /// How long a claim waits for others that decide about the last tasks; one of them may not get its task.
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(5);
+
+/// Most tasks that are remembered as kept from claimants.
+const KEPT_MAX: usize = 20_000;
 
 /// Reasons that concern the task and not the claimant's standing: the claim looks on.
 const ABOUT_THE_TASK: [&str; 2] = ["destructive_operation_blocked", "task_type_not_allowed"];
@@ -194,27 +197,73 @@ pub(crate) async fn claim(
     circumstances: &Circumstances,
 ) -> Result<Committed<TaskClaimed>> {
     let until = Instant::now() + Duration::from_secs(u64::try_from(command.wait_seconds).unwrap_or(0));
+    let mut is_waiting = false;
     loop {
         // Registered before looking, so that a task that comes between looking and waiting still wakes.
-        let woken = app.task_signal().notified();
-        let mut search = Search::default();
+        let woken = app.gate().task_signal().notified();
+        let mut search = Search::of(app, who);
         if let Some(answer) = search.round(app, who, &command, circumstances).await? {
             return Ok(answer);
         }
-        if Instant::now() >= until || timeout_at(until, woken).await.is_err() {
-            let blocked = search.blocked();
+        if Instant::now() >= until {
+            let blocked = search.blocked(app, who, &command).await?;
             return app.gate().run(who, TaskClaim { blocked, ..command }, circumstances).await;
+        }
+        if !is_waiting {
+            // Who may not claim at all is told so now, and not after the wait. This look is no answer to be repeated.
+            let look = Circumstances { idempotency_key: None, ..circumstances.clone() };
+            app.gate().run(who, command.clone(), &look).await?;
+            is_waiting = true;
+        }
+        tokio::select! {
+            () = woken => {}
+            () = tokio::time::sleep_until(until) => {}
+            () = app.stopping() => {
+                return app.gate().run(who, command, circumstances).await;
+            }
         }
     }
 }
 
-#[derive(Default)]
+/// Tasks that policy kept from claimants, each with the reason. Neither a task's texts nor, under one facts version
+/// and one epoch, the claimant's standing change, so nothing is asked twice; and nobody starves behind such tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    by_claimant: Mutex<BTreeMap<(String, i64, i64), BTreeMap<String, String>>>,
+}
+
+impl Kept {
+    fn of(&self, claimant: &(String, i64, i64)) -> BTreeMap<String, String> {
+        let kept = self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(claimant).cloned().unwrap_or_default()
+    }
+
+    fn add(&self, claimant: &(String, i64, i64), task_id: String, reason: String) {
+        let mut kept = self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner);
+        // Forgetting is harmless: policy is asked again.
+        if kept.values().map(BTreeMap::len).sum::<usize>() >= KEPT_MAX {
+            kept.clear();
+        }
+        kept.entry(claimant.clone()).or_default().insert(task_id, reason);
+    }
+}
+
 struct Search {
+    claimant: (String, i64, i64),
+    /// Tasks that policy keeps from this claimant, with the reason.
+    kept: BTreeMap<String, String>,
+    /// Where the claim stands among what it may not have.
     passed_over: Vec<String>,
-    denials: Vec<Denial>,
 }
 
 impl Search {
+    fn of(app: &App, who: &Principal) -> Self {
+        let epoch = app.gate().policy().active().epoch;
+        let claimant = (who.agent_id().to_owned(), who.facts_version(), epoch);
+        let kept = app.kept().of(&claimant);
+        Self { claimant, passed_over: kept.keys().cloned().collect(), kept }
+    }
+
     /// Looks once: the answer, or none when there is nothing to claim now.
     async fn round(
         &mut self,
@@ -236,8 +285,11 @@ impl Search {
                 Ok(Committed::Done(claimed)) if claimed.raced => {}
                 Ok(answer) => return Ok(Some(answer)),
                 Err(Error::Denied(denial)) if ABOUT_THE_TASK.contains(&denial.reason.as_str()) => {
-                    self.passed_over.push(reservation.task_id.clone());
-                    self.denials.push(*denial);
+                    let (task_id, reason) =
+                        (reservation.task_id.clone(), format!("{}: {}", denial.reason, denial.detail));
+                    app.kept().add(&self.claimant, task_id.clone(), reason.clone());
+                    self.kept.insert(task_id.clone(), reason);
+                    self.passed_over.push(task_id);
                 }
                 Err(error) => return Err(error),
             }
@@ -278,10 +330,19 @@ impl Search {
         }
     }
 
-    /// What kept tasks from the claimant, for its answer.
-    fn blocked(&self) -> Option<String> {
-        let guardrails = self.denials.iter().find(|denial| denial.reason == "destructive_operation_blocked");
-        guardrails.or(self.denials.first()).map(|denial| format!("{}: {}", denial.reason, denial.detail))
+    /// What keeps the first task in the queue from the claimant, for its answer.
+    async fn blocked(&self, app: &App, who: &Principal, command: &TaskClaim) -> Result<Option<String>> {
+        let profile = app.profile_of(who);
+        let Some(task_types) = wanted_types(&command.task_types, &profile.task_types) else { return Ok(None) };
+        let claims = Claims {
+            agent_id: who.agent_id(),
+            archetype: who.archetype(),
+            trust_level: profile.trust_level,
+            task_types: &task_types,
+            passed_over: &[],
+        };
+        let first = app.gate().store().view().task_candidate(&claims).await?;
+        Ok(first.and_then(|task| self.kept.get(&task.task_id).cloned()))
     }
 }
 

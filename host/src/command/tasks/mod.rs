@@ -23,7 +23,7 @@ pub const NOT_CLAIMED: &str = "task_not_found_or_not_claimed_by_agent";
 pub const NO_TASKS: &str = "no_tasks_available";
 
 const TASK_ID: Field = Field::new("task_id", Kind::Uuid, "Identifier of the task").required();
-const CLAIM_TOKEN: Field = Field::new("claim_token", Kind::Text(128), "The token that the claim answered");
+const CLAIM_TOKEN: Field = Field::new("claim_token", Kind::Id, "The token that the claim answered");
 const LEASE_SECONDS: Field = Field::new("lease_seconds", Kind::Int(1, 86_400), "Seconds until the claim runs out")
     .default(900)
     .code("lease_out_of_range");

@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::command::agents::{
     AGENT_EXISTS, AGENT_NOT_FOUND, AgentChanged, AgentCreate, AgentCreated, AgentEntry, AgentKeyCreate,
     AgentKeyCreated, AgentKeyRevoke, AgentList, AgentProfile, AgentSuspend, KEY_NOT_FOUND, KeyDraft, KeyEntry,
-    SYSTEM_AGENT,
+    OWN_ACCOUNT, SYSTEM_AGENT,
 };
 use crate::gate::Permit;
 use crate::store::{Page, StoreError};
@@ -45,7 +45,13 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The agent's facts version, or why it may not be changed.
+    /// Why an agent may not be changed, if it may not. Whoever changes profiles and suspends is an admin; since it
+    /// cannot do that to itself, one admin always remains.
+    async fn agent_changeable_by(&mut self, by: &str, agent_id: &str) -> Result<Result<(), &'static str>, sqlx::Error> {
+        if by == agent_id { Ok(Err(OWN_ACCOUNT)) } else { self.agent_changeable(agent_id).await }
+    }
+
+    /// Why an agent may not be changed, if it may not.
     async fn agent_changeable(&mut self, agent_id: &str) -> Result<Result<(), &'static str>, sqlx::Error> {
         if agent_id == SYSTEM {
             return Ok(Err(SYSTEM_AGENT));
@@ -141,8 +147,8 @@ impl Apply for AgentKeyRevoke {
 }
 
 impl Apply for AgentProfile {
-    async fn apply(self, tx: &mut Tx<'_>, _permit: &Permit<Self>) -> Result<AgentChanged, Rejected> {
-        if let Err(reason) = tx.agent_changeable(&self.agent_id).await? {
+    async fn apply(self, tx: &mut Tx<'_>, permit: &Permit<Self>) -> Result<AgentChanged, Rejected> {
+        if let Err(reason) = tx.agent_changeable_by(permit.who().agent_id(), &self.agent_id).await? {
             return Ok(AgentChanged::refused(&self.agent_id, reason));
         }
         sqlx::query("UPDATE agents SET profile = ?2 WHERE agent_id = ?1")
@@ -156,8 +162,8 @@ impl Apply for AgentProfile {
 }
 
 impl Apply for AgentSuspend {
-    async fn apply(self, tx: &mut Tx<'_>, _permit: &Permit<Self>) -> Result<AgentChanged, Rejected> {
-        if let Err(reason) = tx.agent_changeable(&self.agent_id).await? {
+    async fn apply(self, tx: &mut Tx<'_>, permit: &Permit<Self>) -> Result<AgentChanged, Rejected> {
+        if let Err(reason) = tx.agent_changeable_by(permit.who().agent_id(), &self.agent_id).await? {
             return Ok(AgentChanged::refused(&self.agent_id, reason));
         }
         let at = self.suspended.then(|| tx.now().as_micros());

@@ -81,6 +81,8 @@ impl Job for RefusalJob {
 /// A question that was answered, to be recorded; like a write, only while facts and epoch stand.
 pub(super) struct AnswerJob<Q> {
     pub(super) permit: Permit<Q>,
+    /// What became of it, for the row.
+    pub(super) ended: Outcome,
     pub(super) summary: Value,
     pub(super) reply: Reply<()>,
     pub(super) outcome: Option<Result<(), CommitError>>,
@@ -93,7 +95,7 @@ impl<Q: Send + 'static> Job for AnswerJob<Q> {
             let evidence = self.permit.evidence();
             let checked = check_still_decided(batch, evidence, self.permit.obligations().max_calls_per_minute).await;
             self.outcome = Some(match checked {
-                Ok(()) => Ok(write_audit(batch, evidence, Outcome::Ok, &self.summary, &[]).await?),
+                Ok(()) => Ok(write_audit(batch, evidence, self.ended, &self.summary, &[]).await?),
                 Err(rejected) => Err(reject(batch, evidence, rejected).await?),
             });
             release(batch).await
@@ -129,6 +131,10 @@ async fn attempt<C: Apply>(
         let result = json!({"replayed": true, "status": first.status});
         write_audit(batch, evidence, Outcome::Replayed, &result, &[]).await?;
         return Ok(Committed::Replayed(first));
+    }
+    // The first answer expired since the gate saw it; nobody has read this request's texts yet.
+    if evidence.as_repeat {
+        return Err(Rejected::Stale);
     }
     let mut tx = Tx::new(batch.conn, batch.now);
     let output = command.apply(&mut tx, permit).await?;

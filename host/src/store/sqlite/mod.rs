@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::SharedClock;
 use crate::gate::{Permit, Refusal};
+use crate::store::audit::Outcome;
 use crate::store::{CommitError, Committed, IdempotencyKey, StoreError};
 
 pub use inspect::{StoredLock, StoredTask};
@@ -134,13 +135,19 @@ impl Store {
         answer.await.unwrap_or(Err(CommitError::Store(StoreError::Closed)))
     }
 
-    /// Records a question that was allowed and answered.
+    /// Records what was allowed and then changed nothing: a question and how its answer ended, or a command whose input
+    /// turned out bad.
     ///
     /// # Errors
     /// As [`Self::commit`]; then the answer must not be given.
-    pub async fn answered<Q: Send + 'static>(&self, permit: Permit<Q>, summary: Value) -> Result<(), CommitError> {
+    pub async fn answered<Q: Send + 'static>(
+        &self,
+        permit: Permit<Q>,
+        ended: Outcome,
+        summary: Value,
+    ) -> Result<(), CommitError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Box::new(AnswerJob { permit, summary, reply, outcome: None })).await?;
+        self.send(Box::new(AnswerJob { permit, ended, summary, reply, outcome: None })).await?;
         answer.await.unwrap_or(Err(CommitError::Store(StoreError::Closed)))
     }
 

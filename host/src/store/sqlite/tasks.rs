@@ -426,8 +426,10 @@ impl View {
     /// When the store cannot be read.
     pub async fn tasks_lapsed(&self) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM work_queue WHERE status = 'claimed' AND lease_expires_at <= ?1)
-                       OR EXISTS (SELECT 1 FROM work_queue WHERE status IN ('pending', 'claimed') AND deadline <= ?1)";
-        Ok(sqlx::query_scalar(sql).bind(self.now().as_micros()).fetch_one(self.pool()).await?)
+                       OR EXISTS (SELECT 1 FROM work_queue WHERE status IN ('pending', 'claimed') AND deadline <= ?1)
+                       OR EXISTS (SELECT 1 FROM idempotency_keys WHERE created_at <= ?2)";
+        let day = self.now().plus_minutes(-24 * 60).as_micros();
+        Ok(sqlx::query_scalar(sql).bind(self.now().as_micros()).bind(day).fetch_one(self.pool()).await?)
     }
 
     /// A task, whole.

@@ -49,7 +49,10 @@ impl LockModel {
             return;
         }
         match entry.row.command.as_str() {
-            "lock_acquire" | "lock_renew" => self.hold(entry, &key, live.as_ref(), ledger),
+            "lock_acquire" | "lock_renew" => {
+                let kept = live.as_ref().filter(|lock| lock.agent_id == agent_id);
+                self.hold(entry, &key, kept, ledger);
+            }
             _ => {
                 let freed = vec![("file_locks".to_owned(), key.clone(), Value::Null)];
                 changed(entry, &freed, ledger);
@@ -58,10 +61,10 @@ impl LockModel {
         }
     }
 
-    fn hold(&mut self, entry: &Entry<'_>, key: &str, live: Option<&Lock>, ledger: &mut Ledger) {
+    fn hold(&mut self, entry: &Entry<'_>, key: &str, kept: Option<&Lock>, ledger: &mut Ledger) {
         let token = entry.result.get("fencing_token").and_then(Value::as_i64).unwrap_or(0);
         let mut due = vec![("file_locks".to_owned(), key.to_owned(), json!(token))];
-        if let Some(lock) = live {
+        if let Some(lock) = kept {
             ledger.check(Invariant::Excl, token == lock.token, || {
                 format!("{}: a refresh changed the token", entry.said())
             });
