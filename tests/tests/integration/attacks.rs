@@ -69,6 +69,18 @@ async fn a_refused_claim_does_not_wait_and_a_stop_does_not_wait_for_claims() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_large_tasks_is_cut_by_its_size() {
+    let server = Server::start().await;
+    let agent = server.agent("a", "codex_remote").await;
+    for _ in 0..8 {
+        agent.submit("t", json!({"input_data": {"x": "y".repeat(900_000)}})).await;
+    }
+    let listed = agent.get("/work?limit=100").await.ok();
+    assert_eq!((listed["count"].as_u64(), &listed["truncated"]), (Some(4), &json!(true)));
+    assert!(listed["hint"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_admin_locks_itself_out() {
     let server = Server::start().await;
     let reply = server.admin.post("/agents/admin/suspend", json!({"suspended": true})).await;

@@ -229,16 +229,27 @@ pub(crate) async fn claim(
 /// and one epoch, the claimant's standing change, so nothing is asked twice; and nobody starves behind such tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    by_claimant: Mutex<BTreeMap<(String, i64, i64), BTreeMap<String, String>>>,
+    by_claimant: Mutex<BTreeMap<Standing, Reasons>>,
+}
+
+/// Why policy keeps tasks from a claimant, by task.
+type Reasons = BTreeMap<String, String>;
+
+/// What a claimant's decisions depend on beside the task.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Standing {
+    agent_id: String,
+    facts_version: i64,
+    epoch: i64,
 }
 
 impl Kept {
-    fn of(&self, claimant: &(String, i64, i64)) -> BTreeMap<String, String> {
+    fn of(&self, claimant: &Standing) -> Reasons {
         let kept = self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner);
         kept.get(claimant).cloned().unwrap_or_default()
     }
 
-    fn add(&self, claimant: &(String, i64, i64), task_id: String, reason: String) {
+    fn add(&self, claimant: &Standing, task_id: String, reason: String) {
         let mut kept = self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner);
         // Forgetting is harmless: policy is asked again.
         if kept.values().map(BTreeMap::len).sum::<usize>() >= KEPT_MAX {
@@ -249,9 +260,9 @@ impl Kept {
 }
 
 struct Search {
-    claimant: (String, i64, i64),
+    claimant: Standing,
     /// Tasks that policy keeps from this claimant, with the reason.
-    kept: BTreeMap<String, String>,
+    kept: Reasons,
     /// Where the claim stands among what it may not have.
     passed_over: Vec<String>,
 }
@@ -259,7 +270,7 @@ struct Search {
 impl Search {
     fn of(app: &App, who: &Principal) -> Self {
         let epoch = app.gate().policy().active().epoch;
-        let claimant = (who.agent_id().to_owned(), who.facts_version(), epoch);
+        let claimant = Standing { agent_id: who.agent_id().to_owned(), facts_version: who.facts_version(), epoch };
         let kept = app.kept().of(&claimant);
         Self { claimant, passed_over: kept.keys().cloned().collect(), kept }
     }

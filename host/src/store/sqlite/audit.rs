@@ -4,7 +4,7 @@ use serde_json::Value;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::view::View;
+use super::view::{View, page};
 use crate::clock::Time;
 use crate::command::audit::{AuditEntry, AuditQuery};
 use crate::store::audit::AuditRow;
@@ -87,7 +87,8 @@ impl View {
     /// # Errors
     /// When the store cannot be read.
     pub async fn audit(&self, query: &AuditQuery, own: Option<&str>) -> Result<Page<AuditEntry>, StoreError> {
-        let sql = "SELECT * FROM audit_log
+        let sql = "SELECT *, length(parameters) + length(result) + length(violations) + length(changes) AS page_bytes
+                   FROM audit_log
                    WHERE (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR agent_id = ?2)
                      AND (?3 IS NULL OR operation = ?3) AND (?4 IS NULL OR decision = ?4)
                      AND (?5 IS NULL OR created_at >= ?5) AND (?6 IS NULL OR created_at < ?6)
@@ -100,10 +101,8 @@ impl View {
             .bind(query.since.map(Time::as_micros))
             .bind(query.until.map(Time::as_micros))
             .bind(query.limit.saturating_add(1))
-            .fetch_all(self.pool())
-            .await?;
-        let entries = rows.iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
-        Ok(Page::cut(entries, query.limit))
+            .fetch(self.pool());
+        page(rows, query.limit, read_entry).await
     }
 
     /// Up to `limit` rows after position `after`, oldest first, each with the leaf hash that is stored beside it.

@@ -5,7 +5,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::tx::{Apply, Rejected, Tx};
-use super::view::View;
+use super::view::{View, page};
 use crate::clock::Time;
 use crate::command::tasks::{
     Candidate, NO_TASKS, NOT_CLAIMED, TASK_NOT_FOUND, TaskBeat, TaskCancel, TaskClaim, TaskClaimed, TaskComplete,
@@ -450,7 +450,8 @@ impl View {
     /// When the store cannot be read.
     pub async fn tasks(&self, query: &TaskList) -> Result<Page<TaskEntry>, StoreError> {
         let sql = "SELECT q.*, (SELECT json_group_array(depends_on) FROM work_dependencies d
-                                WHERE d.task_id = q.task_id) AS depends_on
+                                WHERE d.task_id = q.task_id) AS depends_on,
+                       length(description) + coalesce(length(input_data), 0) + coalesce(length(result), 0) AS page_bytes
                    FROM work_queue q
                    WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR task_type = ?2)
                    ORDER BY submit_order DESC LIMIT ?3";
@@ -458,9 +459,7 @@ impl View {
             .bind(&query.status)
             .bind(&query.task_type)
             .bind(query.limit.saturating_add(1))
-            .fetch_all(self.pool())
-            .await?;
-        let tasks = rows.iter().map(read_task).collect::<Result<Vec<_>, _>>()?;
-        Ok(Page::cut(tasks, query.limit))
+            .fetch(self.pool());
+        page(rows, query.limit, read_task).await
     }
 }
