@@ -1,5 +1,5 @@
 //! The catalogue: everything that can be asked for, once. HTTP, the command
-//! line, the documentation and the coverage tests read this list.
+//! line, the demo and the coverage tests read this list.
 
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use portreeve::engine::Cage;
 use serde_json::json;
 
-use crate::harness::Server;
+use crate::harness::{Server, Setup};
 
 const FORBIDDEN: &str = "git push --force origin main";
 
@@ -112,4 +113,17 @@ async fn a_refused_document_does_not_fill_the_log() {
     let entries = server.admin.get("/audit?agent_id=suspended&limit=1").await.ok();
     let kept = entries["entries"][0]["parameters"].to_string();
     assert!(kept.len() < 200 && kept.contains("sha256"), "{} bytes", kept.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_got_no_answer_is_not_audited_as_answered() {
+    let cage = Cage { fuel_decide: 40_000_000, ..Cage::default() };
+    let server = Server::start_with(Setup { cage, ..Setup::default() }).await;
+    let agent = server.agent("a", "codex_remote").await;
+    let policies = "@id(\"x\") @reason(\"y\") permit (principal is Agent, action, resource);\n".repeat(2_000);
+    let seq = server.last_seq().await;
+    let reply = agent.post("/policy/validate", json!({"policy_text": policies})).await;
+    assert_eq!((reply.status, &reply.body["error"]), (503, &json!("policy_unavailable")), "{}", reply.body);
+    let line = server.only_line_after(seq).await;
+    assert_eq!((line.decision.as_str(), line.outcome.as_str()), ("allow", "failed"));
 }
