@@ -155,6 +155,11 @@ impl App {
         self.stopping.send_replace(true);
     }
 
+    /// Whether the service stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
     /// Returns once the service stops.
     pub(crate) async fn stopping(&self) {
         // An error would mean that the sender is gone, which it is not before this service is.

@@ -30,7 +30,18 @@ pub struct Principal {
     archetype: Option<String>,
     suspended: bool,
     facts_version: i64,
-    key_id: Option<String>,
+    proof: Proof,
+}
+
+/// What shows that a principal is who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Proof {
+    /// It is the service itself.
+    Service,
+    /// Its own key, by identifier.
+    Key(String),
+    /// The admin's key, by identifier, whose holder named the agent.
+    AdminKey(String),
 }
 
 impl Principal {
@@ -70,7 +81,7 @@ impl Principal {
         self.facts_version
     }
 
-    fn from_facts(facts: AgentFacts, key_id: Option<String>) -> Self {
+    fn from_facts(facts: AgentFacts, proof: Proof) -> Self {
         Self {
             agent_id: facts.agent_id,
             agent_type: facts.agent_type,
@@ -78,7 +89,7 @@ impl Principal {
             archetype: facts.archetype,
             suspended: facts.suspended,
             facts_version: facts.facts_version,
-            key_id,
+            proof,
         }
     }
 }
@@ -167,7 +178,22 @@ pub async fn authenticate(store: &Store, key: Option<&str>) -> Result<Principal>
     let candidates = store.view().keys_by_lookup(&hashes.lookup).await?;
     let found = candidates.into_iter().find(|stored| bool::from(stored.key_hash.ct_eq(&hashes.key_hash)));
     let stored = found.ok_or(Error::Unauthenticated)?;
-    Ok(Principal::from_facts(stored.facts, Some(stored.key_id)))
+    Ok(Principal::from_facts(stored.facts, Proof::Key(stored.key_id)))
+}
+
+/// The principal of an agent, for whoever holds the key of the data folder's admin: who can read that key can open the
+/// store itself. The agent acts with its own, lesser standing.
+///
+/// # Errors
+/// [`Error::Unauthenticated`] for a key that is not the admin's, or an agent that the store does not know.
+pub(crate) async fn as_agent(store: &Store, admin_key: &str, agent_id: &str) -> Result<Principal> {
+    let admin = authenticate(store, Some(admin_key)).await?;
+    let Proof::Key(key_id) = admin.proof else { return Err(Error::Unauthenticated) };
+    if admin.agent_id != crate::app::ADMIN || agent_id == SYSTEM {
+        return Err(Error::Unauthenticated);
+    }
+    let facts = store.view().facts_by_agent(agent_id).await?.ok_or(Error::Unauthenticated)?;
+    Ok(Principal::from_facts(facts, Proof::AdminKey(key_id)))
 }
 
 /// Reads a principal's facts anew, after the store said that they moved.
@@ -175,13 +201,17 @@ pub async fn authenticate(store: &Store, key: Option<&str>) -> Result<Principal>
 /// # Errors
 /// [`Error::Unauthenticated`] when its key was revoked meanwhile.
 pub(crate) async fn refresh(store: &Store, who: &Principal) -> Result<Principal> {
-    match &who.key_id {
-        None => system(store).await.map_err(Error::from),
-        Some(key_id) => {
-            let facts = store.view().facts_by_key_id(key_id).await?.ok_or(Error::Unauthenticated)?;
-            Ok(Principal::from_facts(facts, who.key_id.clone()))
-        }
-    }
+    let view = store.view();
+    let facts = match &who.proof {
+        Proof::Service => return system(store).await.map_err(Error::from),
+        Proof::Key(key_id) => view.facts_by_key_id(key_id).await?,
+        // The key must still be live; the facts are those of the agent that it named.
+        Proof::AdminKey(key_id) => match view.facts_by_key_id(key_id).await? {
+            Some(_) => view.facts_by_agent(&who.agent_id).await?,
+            None => None,
+        },
+    };
+    facts.map(|facts| Principal::from_facts(facts, who.proof.clone())).ok_or(Error::Unauthenticated)
 }
 
 /// The principal of background work.
@@ -190,7 +220,9 @@ pub(crate) async fn refresh(store: &Store, who: &Principal) -> Result<Principal>
 /// When the store cannot be read or has lost its `system` agent.
 pub(crate) async fn system(store: &Store) -> Result<Principal, StoreError> {
     let facts = store.view().facts_by_agent(SYSTEM).await?;
-    facts.map(|facts| Principal::from_facts(facts, None)).ok_or(StoreError::Damaged("the agent `system` is missing"))
+    facts
+        .map(|facts| Principal::from_facts(facts, Proof::Service))
+        .ok_or(StoreError::Damaged("the agent `system` is missing"))
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub struct Denial {
     pub component: String,
     /// The policy epoch it decided under.
     pub epoch: i64,
+    /// The network rule that decided, if one did.
+    pub network_rule: Option<String>,
 }
 
 /// Everything that keeps a request from its answer.
@@ -102,6 +104,20 @@ impl Error {
             Self::UnknownPath(_) => "not_found",
             Self::WrongMethod(_) => "method_not_allowed",
             Self::TooLarge(_) => "body_too_large",
+        }
+    }
+
+    /// The status of the contract, which is HTTP's: every surface tells it in its own way.
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::Unauthenticated => 401,
+            Self::Denied(_) => 403,
+            Self::UnknownPath(_) => 404,
+            Self::WrongMethod(_) => 405,
+            Self::TooLarge(_) => 413,
+            Self::Invalid(_) => 422,
+            Self::PolicyUnavailable { .. } | Self::StorageUnavailable | Self::Contention => 503,
         }
     }
 

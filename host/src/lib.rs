@@ -8,6 +8,7 @@
 pub mod app;
 pub mod authn;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod command;
 pub mod domain;

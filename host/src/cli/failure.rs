@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use super::error::CliError;
 use crate::app::OpenError;
+use crate::client::ClientError;
+use crate::command::catalogue::Kind;
 use crate::engine::EngineError;
 use crate::engine::types::Problem;
 use crate::gate::StartError;
@@ -71,6 +73,20 @@ fn problems_of(problems: &[Problem], bundle: Option<&Path>) -> CliError {
     });
     let cause = format!("the policy bundle has {} problem(s):{}", problems.len(), lines.collect::<String>());
     CliError::new(cause, "mend them and start again; a policy with problems is never put in force")
+}
+
+/// Why there is no answer.
+pub(super) fn client(error: &ClientError, kind: Kind) -> CliError {
+    let next = match error {
+        ClientError::Unreachable { may_have_arrived: true, .. } if kind == Kind::Mutation => {
+            "it is not known whether the change was made: look before trying again, or repeat it under an idempotency key"
+        }
+        ClientError::Unreachable { .. } => "look whether the server runs there (portreeve serve), and at the URL",
+        ClientError::NotPortreeve { .. } => "look whether the URL is that of a Portreeve server",
+        ClientError::Setup(_) => "install the system's CA certificates, or use http to a local server",
+        ClientError::Url { .. } => "give it as `serve` printed it, for instance http://127.0.0.1:8081",
+    };
+    CliError::new(error.to_string(), next)
 }
 
 /// What a refusal's body, the same over any transport, means.

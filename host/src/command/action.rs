@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -47,6 +48,27 @@ impl Lookout<'_> {
     }
 }
 
+/// What a change may have set free for those who wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wakes {
+    /// Nothing.
+    Nothing,
+    /// Tasks.
+    Tasks,
+    /// The lock of this key.
+    Lock(String),
+    /// Locks and tasks, whichever.
+    All,
+}
+
+impl Wakes {
+    /// Tasks, if so.
+    #[must_use]
+    pub const fn tasks_if(so: bool) -> Self {
+        if so { Self::Tasks } else { Self::Nothing }
+    }
+}
+
 /// One thing that an agent may ask for.
 pub trait Action: Clone + Send + Sync + 'static {
     /// Its name in the catalogue: noun first, for instance `lock_acquire`.
@@ -56,7 +78,7 @@ pub trait Action: Clone + Send + Sync + 'static {
     /// What it takes.
     const INPUT: &'static [Field];
     /// What it answers.
-    type Output: Serialize + Send + 'static;
+    type Output: Serialize + JsonSchema + Send + 'static;
 
     /// Makes it from a verified input.
     ///
@@ -95,9 +117,9 @@ pub trait Command: Action {
         true
     }
 
-    /// Whether tasks may have become claimable, so that waiters are worth waking.
-    fn wakes(_output: &Self::Output) -> bool {
-        false
+    /// What may have become free, so that those who wait for it are worth waking.
+    fn wakes(_output: &Self::Output) -> Wakes {
+        Wakes::Nothing
     }
 }
 

@@ -3,6 +3,7 @@
 //! What these change is what decisions are made from, so each moves the agent's
 //! facts version: nothing commits after them that was decided before.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::action::{Action, Command, Lookout, Query, Subject};
@@ -103,7 +104,7 @@ pub struct AgentCreate {
 }
 
 /// What a registration answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AgentCreated {
     /// Whether the agent is registered by this call.
     pub success: bool,
@@ -178,7 +179,7 @@ pub struct AgentKeyCreate {
 }
 
 /// What a new key answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AgentKeyCreated {
     /// Whether there is a new key.
     pub success: bool,
@@ -229,7 +230,7 @@ pub struct AgentKeyRevoke {
 }
 
 /// What a change of an agent answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AgentChanged {
     /// Whether it was changed.
     pub success: bool,
@@ -374,7 +375,7 @@ pub struct AgentList {
 }
 
 /// A key as lists show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[expect(missing_docs, reason = "the columns of the table")]
 pub struct KeyEntry {
     pub key_id: String,
@@ -385,7 +386,7 @@ pub struct KeyEntry {
 }
 
 /// An agent as lists show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[expect(missing_docs, reason = "the columns of the table")]
 pub struct AgentEntry {
     pub agent_id: String,
@@ -401,7 +402,7 @@ pub struct AgentEntry {
 }
 
 /// Agents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AgentListing {
     /// The agents, by name.
     pub agents: Vec<AgentEntry>,

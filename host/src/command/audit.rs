@@ -1,5 +1,6 @@
 //! Reading the audit log.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -32,7 +33,7 @@ pub struct AuditQuery {
 }
 
 /// A row of the audit log, as it is shown.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[expect(missing_docs, reason = "the columns of the table, described in `store::audit::AuditRow`")]
 pub struct AuditEntry {
     pub id: String,
@@ -63,7 +64,7 @@ pub struct AuditEntry {
 }
 
 /// Rows of the audit log.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct AuditListing {
     /// The rows, newest first.
     pub entries: Vec<AuditEntry>,

@@ -1,214 +1,95 @@
-//! The catalogue: everything that can be asked for, once. HTTP, the command
-//! line, the demo and the coverage tests read this list.
+//! The catalogue: everything that can be asked for, once. HTTP, MCP, OpenAPI, the
+//! command line, the help, the demo and the coverage tests read this list.
 
 use futures::future::BoxFuture;
-use serde_json::{Map, Value};
 
-use super::action::{Action, Command, Query};
-use super::input::{Field, Input, Place};
+use super::action::{Action, Query};
+use super::entry::{answer, run_query};
+use super::input::Input;
 use super::tasks::TaskClaim;
 use super::{agents, audit, locks, policy, tasks};
 use crate::app::App;
 use crate::authn::Principal;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gate::Circumstances;
-use crate::store::{Apply, Committed};
 
-/// Whether something changes state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It does.
-    Mutation,
-    /// It does not.
-    Query,
-}
+pub use super::entry::{Answer, Call, Entry, Kind, Method, Names, Tool};
 
-/// Whose `agent_id` a request may name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Names {
-    /// Only the caller's own; another is refused.
-    Caller,
-    /// Any: it is what the request is about, or a filter.
-    Anyone,
-}
-
-/// HTTP methods of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names of the methods")]
-pub enum Method {
-    Get,
-    Post,
-    Delete,
-}
-
-impl Method {
-    /// As it stands in a request line.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Post => "POST",
-            Self::Delete => "DELETE",
-        }
-    }
-}
-
-/// One request, as a surface hands it in.
-#[derive(Debug, Clone)]
-pub struct Call {
-    /// Fields of body, query string and path together.
-    pub input: Map<String, Value>,
-    /// Where most of them came from, for error messages.
-    pub place: Place,
-    /// What else is known.
-    pub circumstances: Circumstances,
-}
-
-/// An answer for any surface.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// HTTP status.
-    pub status: u16,
-    /// The body.
-    pub body: Value,
-    /// Whether it is the first answer to a repeated request.
-    pub replayed: bool,
-}
-
-type Run = for<'a> fn(&'a App, &'a Principal, Input, Circumstances) -> BoxFuture<'a, Result<Answer>>;
-
-/// One line of the catalogue.
-#[derive(Clone, Copy)]
-pub struct Entry {
-    /// Name, noun first.
-    pub name: &'static str,
-    /// The policy operation it asks for.
-    pub operation: &'static str,
-    /// Whether it changes state.
-    pub kind: Kind,
-    /// HTTP method.
-    pub method: Method,
-    /// HTTP path, with `{field}` and `{*field}`.
-    pub path: &'static str,
-    /// What it takes.
-    pub input: &'static [Field],
-    /// What it does, in a sentence.
-    pub summary: &'static str,
-    names: Names,
-    run: Run,
-}
-
-impl std::fmt::Debug for Entry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({} {})", self.name, self.method.as_str(), self.path)
-    }
-}
-
-impl Entry {
-    const fn command<C: Apply>(method: Method, path: &'static str, summary: &'static str) -> Self {
-        Self {
-            name: C::NAME,
-            operation: C::OPERATION,
-            kind: Kind::Mutation,
-            method,
-            path,
-            input: C::INPUT,
-            summary,
-            names: Names::Caller,
-            run: run_command::<C>,
-        }
-    }
-
-    const fn query<Q: Query>(method: Method, path: &'static str, summary: &'static str) -> Self {
-        Self {
-            name: Q::NAME,
-            operation: Q::OPERATION,
-            kind: Kind::Query,
-            method,
-            path,
-            input: Q::INPUT,
-            summary,
-            names: Names::Caller,
-            run: run_query::<Q>,
-        }
-    }
-
-    const fn about_anyone(mut self) -> Self {
-        self.names = Names::Anyone;
-        self
-    }
-
-    const fn run_by(mut self, run: Run) -> Self {
-        self.run = run;
-        self
-    }
-
-    /// Answers a call of `who`.
-    ///
-    /// # Errors
-    /// Whatever keeps the call from its answer.
-    pub async fn call(&self, app: &App, who: &Principal, mut call: Call) -> Result<Answer> {
-        if self.names == Names::Caller {
-            self.check_identity(app, who, &call).await?;
-        }
-        let input = Input::read(self.input, &call.input, call.place)?;
-        call.circumstances.parameters = input.to_json();
-        (self.run)(app, who, input, call.circumstances).await
-    }
-
-    /// Refuses, and records, a request that names another agent than its key.
-    async fn check_identity(&self, app: &App, who: &Principal, call: &Call) -> Result<()> {
-        for (field, own) in [("agent_id", who.agent_id()), ("agent_type", who.agent_type())] {
-            let claimed = match call.input.get(field) {
-                None | Some(Value::Null) => continue,
-                Some(Value::String(text)) if text.is_empty() => continue,
-                Some(Value::String(text)) => text.clone(),
-                // Not a name at all: the reader of the input says so.
-                Some(_) => continue,
-            };
-            if claimed != own {
-                let claimed = claimed.chars().take(256).collect::<String>();
-                let names = (self.name, self.operation);
-                return Err(app.gate().refuse_identity(who, names, &claimed, &call.circumstances).await);
-            }
-        }
-        Ok(())
-    }
-}
+const LOCK_ACQUIRE: &str = "Take it before you edit a file, keep the fencing_token, renew before expires_at, and \
+    release it when you are done. When another agent holds it (`action` is `blocked`) do something else meanwhile, or \
+    wait for it with wait_seconds.";
+const TASK_SUBMIT: &str =
+    "The whole text of description and input is read by the guardrails before anything is stored.";
+const TASK_CLAIM: &str = "The claim is a lease: send heartbeat_work with the claim_token before lease_expires_at, and \
+    complete_work at the end. With wait_seconds it waits for a task.";
 
 /// Everything that can be asked for.
 pub static CATALOGUE: &[Entry] = &[
-    Entry::command::<locks::LockAcquire>(Method::Post, "/locks/acquire", "Take a lock, or refresh your own"),
-    Entry::command::<locks::LockRenew>(Method::Post, "/locks/renew", "Extend a lock that you hold under its token"),
-    Entry::command::<locks::LockRelease>(Method::Post, "/locks/release", "Give back a lock that you hold"),
+    Entry::command::<locks::LockAcquire>(Method::Post, "/locks/acquire", "Take a lock, or refresh your own")
+        .details(LOCK_ACQUIRE)
+        .tool(Tool::new("acquire_lock"))
+        .run_by(run_acquire),
+    Entry::command::<locks::LockRenew>(Method::Post, "/locks/renew", "Extend a lock that you hold under its token")
+        .tool(Tool::new("renew_lock")),
+    Entry::command::<locks::LockRelease>(Method::Post, "/locks/release", "Give back a lock that you hold")
+        .tool(Tool::new("release_lock").idempotent()),
     Entry::query::<locks::LockVerify>(
         Method::Post,
         "/locks/verify",
         "Ask whether a fencing token is the newest and live",
-    ),
+    )
+    .details("Ask before writing to something that a lock protects if the lock may have run out meanwhile.")
+    .tool(Tool::new("verify_lock")),
     Entry::query::<locks::LockStatus>(Method::Get, "/locks/status/{*path}", "Look at one lock"),
-    Entry::query::<locks::LockList>(Method::Get, "/locks", "List held locks").about_anyone(),
-    Entry::command::<locks::LockForceRelease>(Method::Delete, "/locks/{*path}", "Free a lock whoever holds it"),
-    Entry::command::<tasks::TaskSubmit>(Method::Post, "/work/submit", "Put a task into the queue"),
+    Entry::query::<locks::LockList>(Method::Get, "/locks", "List held locks")
+        .details(
+            "Look here before planning edits; name the files you care about in `file_paths`, or leave it out for all.",
+        )
+        .tool(Tool::new("check_locks"))
+        .about_anyone(),
+    Entry::command::<locks::LockForceRelease>(Method::Delete, "/locks/{*path}", "Free a lock whoever holds it")
+        .details("For operators: the holder is not asked. Its fencing token stops being valid at once.")
+        .tool(Tool::new("force_release_lock").destructive().idempotent()),
+    Entry::command::<tasks::TaskSubmit>(Method::Post, "/work/submit", "Put a task into the queue")
+        .details(TASK_SUBMIT)
+        .tool(Tool::new("submit_work")),
     Entry::command::<TaskClaim>(Method::Post, "/work/claim", "Claim the next task that you may work on")
+        .details(TASK_CLAIM)
+        .tool(Tool::new("get_work"))
         .run_by(run_claim),
-    Entry::command::<tasks::TaskHeartbeat>(Method::Post, "/work/heartbeat", "Extend the lease of your claim"),
-    Entry::command::<tasks::TaskComplete>(Method::Post, "/work/complete", "Report how a claimed task went"),
-    Entry::command::<tasks::TaskCancel>(Method::Post, "/work/cancel", "Withdraw a task"),
+    Entry::command::<tasks::TaskHeartbeat>(Method::Post, "/work/heartbeat", "Extend the lease of your claim")
+        .tool(Tool::new("heartbeat_work")),
+    Entry::command::<tasks::TaskComplete>(Method::Post, "/work/complete", "Report how a claimed task went")
+        .details("A failed task is tried again until its attempts are used up.")
+        .tool(Tool::new("complete_work").idempotent()),
+    Entry::command::<tasks::TaskCancel>(Method::Post, "/work/cancel", "Withdraw a task")
+        .details("Only its submitter may, or an agent of trust 3. Tasks that depend on it fail.")
+        .tool(Tool::new("cancel_work").destructive().idempotent()),
     Entry::query::<tasks::TaskGet>(Method::Post, "/work/get", "Look at one task")
+        .tool(Tool::new("get_task"))
         .run_by(run_task_query::<tasks::TaskGet>),
     Entry::query::<tasks::TaskList>(Method::Get, "/work", "List tasks, newest first")
+        .tool(Tool::new("list_tasks"))
         .about_anyone()
         .run_by(run_task_query::<tasks::TaskList>),
     Entry::query::<policy::GuardrailsCheck>(
         Method::Post,
         "/guardrails/check",
         "Ask which guardrails a text would meet",
-    ),
-    Entry::query::<policy::PolicyCheck>(Method::Post, "/policy/check", "Ask what policy would say to you"),
-    Entry::query::<policy::PolicyValidate>(Method::Post, "/policy/validate", "Check Cedar text against the schema"),
-    Entry::query::<policy::ProfileMe>(Method::Get, "/profiles/me", "See your own profile"),
-    Entry::query::<audit::AuditQuery>(Method::Get, "/audit", "Look into the audit log, newest first").about_anyone(),
+    )
+    .details("Ask before you run a command that deletes, overwrites, publishes or deploys. Nothing is run.")
+    .tool(Tool::new("check_guardrails")),
+    Entry::query::<policy::PolicyCheck>(Method::Post, "/policy/check", "Ask what policy would say to you")
+        .details("Nothing is done. The facts about you come from the service, never from `context`.")
+        .tool(Tool::new("check_policy")),
+    Entry::query::<policy::PolicyValidate>(Method::Post, "/policy/validate", "Check Cedar text against the schema")
+        .tool(Tool::new("validate_cedar_policy")),
+    Entry::query::<policy::ProfileMe>(Method::Get, "/profiles/me", "See your own profile")
+        .tool(Tool::new("get_my_profile")),
+    Entry::query::<audit::AuditQuery>(Method::Get, "/audit", "Look into the audit log, newest first")
+        .details("Agents below trust 3 see their own lines only.")
+        .tool(Tool::new("query_audit"))
+        .about_anyone(),
     Entry::command::<agents::AgentCreate>(Method::Post, "/agents", "Register an agent and give it a key")
         .about_anyone(),
     Entry::query::<agents::AgentList>(Method::Get, "/agents", "List agents and their keys").about_anyone(),
@@ -232,15 +113,22 @@ pub fn entry(name: &str) -> Option<&'static Entry> {
     CATALOGUE.iter().find(|entry| entry.name == name)
 }
 
-fn run_command<'a, C: Apply>(
+/// The entry that an MCP tool runs.
+#[must_use]
+pub fn entry_of_tool(name: &str) -> Option<&'static Entry> {
+    CATALOGUE.iter().find(|entry| entry.tool.is_some_and(|tool| tool.name == name))
+}
+
+fn run_acquire<'a>(
     app: &'a App,
     who: &'a Principal,
     input: Input,
     circumstances: Circumstances,
 ) -> BoxFuture<'a, Result<Answer>> {
     Box::pin(async move {
-        let committed = app.gate().run(who, C::parse(&input, who)?, &circumstances).await?;
-        answer::<C>(committed)
+        let command = locks::LockAcquire::parse(&input, who)?;
+        let committed = locks::wait::acquire(app, who, command, &circumstances).await?;
+        answer::<locks::LockAcquire>(committed)
     })
 }
 
@@ -266,37 +154,5 @@ fn run_task_query<'a, Q: Query>(
     Box::pin(async move {
         app.expire_tasks().await?;
         run_query::<Q>(app, who, input, circumstances).await
-    })
-}
-
-fn run_query<'a, Q: Query>(
-    app: &'a App,
-    who: &'a Principal,
-    input: Input,
-    circumstances: Circumstances,
-) -> BoxFuture<'a, Result<Answer>> {
-    Box::pin(async move {
-        let output = app.gate().ask(who, Q::parse(&input, who)?, &circumstances).await?;
-        Ok(Answer { status: 200, body: to_value(&output)?, replayed: false })
-    })
-}
-
-fn answer<C: Command>(committed: Committed<C::Output>) -> Result<Answer> {
-    match committed {
-        Committed::Done(output) => Ok(Answer { status: 200, body: to_value(&output)?, replayed: false }),
-        Committed::Replayed(first) => {
-            let body = serde_json::from_str(&first.body).map_err(|error| {
-                tracing::error!(error = %error, "a stored answer does not parse");
-                Error::StorageUnavailable
-            })?;
-            Ok(Answer { status: first.status, body, replayed: true })
-        }
-    }
-}
-
-fn to_value<T: serde::Serialize>(output: &T) -> Result<Value> {
-    serde_json::to_value(output).map_err(|error| {
-        tracing::error!(error = %error, "an answer does not serialise");
-        Error::StorageUnavailable
     })
 }

@@ -29,8 +29,12 @@ pub enum Kind {
     Uuid,
     /// A lock key, verified.
     LockKey,
+    /// A list of at most so many lock keys.
+    LockKeys(usize),
     /// A whole number within bounds.
     Int(i64, i64),
+    /// A number from 0 to 1.
+    Ratio,
     /// True or false.
     Bool,
     /// A JSON object, nested at most [`JSON_DEPTH_MAX`] deep.
@@ -45,6 +49,35 @@ pub enum Kind {
     Choice(&'static [&'static str]),
 }
 
+impl Kind {
+    /// Whether it is a list.
+    #[must_use]
+    pub const fn is_list(self) -> bool {
+        matches!(self, Self::LockKeys(_) | Self::Texts(..) | Self::Uuids(_))
+    }
+}
+
+/// What a field is when it is absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// A number.
+    Int(i64),
+    /// True or false.
+    Bool(bool),
+    /// A word of a choice.
+    Word(&'static str),
+}
+
+impl From<Preset> for Value {
+    fn from(preset: Preset) -> Self {
+        match preset {
+            Preset::Int(number) => Self::from(number),
+            Preset::Bool(truth) => Self::from(truth),
+            Preset::Word(word) => Self::from(word),
+        }
+    }
+}
+
 /// One field of an input.
 #[derive(Debug, Clone, Copy)]
 pub struct Field {
@@ -54,8 +87,8 @@ pub struct Field {
     pub kind: Kind,
     /// Whether it must be there.
     pub required: bool,
-    /// What a number is when it is absent.
-    pub default: Option<i64>,
+    /// What it is when it is absent.
+    pub preset: Option<Preset>,
     /// The code of the error when a value is out of bounds.
     pub code: Option<&'static str>,
     /// What it means.
@@ -66,7 +99,7 @@ impl Field {
     /// An optional field.
     #[must_use]
     pub const fn new(name: &'static str, kind: Kind, doc: &'static str) -> Self {
-        Self { name, kind, required: false, default: None, code: None, doc }
+        Self { name, kind, required: false, preset: None, code: None, doc }
     }
 
     /// The field must be there, and a text must not be blank.
@@ -78,8 +111,14 @@ impl Field {
 
     /// What the number is when the field is absent.
     #[must_use]
-    pub const fn default(mut self, value: i64) -> Self {
-        self.default = Some(value);
+    pub const fn default(self, value: i64) -> Self {
+        self.preset(Preset::Int(value))
+    }
+
+    /// What it is when the field is absent.
+    #[must_use]
+    pub const fn preset(mut self, value: Preset) -> Self {
+        self.preset = Some(value);
         self
     }
 
@@ -177,6 +216,12 @@ impl Input {
         self.values.get(name).and_then(Value::as_i64)
     }
 
+    /// The ratio of a field; 0 when absent.
+    #[must_use]
+    pub fn ratio(&self, name: &str) -> f64 {
+        self.values.get(name).and_then(Value::as_f64).unwrap_or_default()
+    }
+
     /// The truth of a field, if it is there.
     #[must_use]
     pub fn opt_bool(&self, name: &str) -> Option<bool> {
@@ -226,9 +271,9 @@ fn read_field(field: &Field, given: Option<&Value>) -> Result<Option<Value>, Pro
         Some(_) => false,
     };
     let Some(value) = given.filter(|_| !absent) else {
-        return match (field.required, field.default) {
+        return match (field.required, field.preset) {
             (true, _) => Err(("missing", "field required".to_owned())),
-            (false, default) => Ok(default.map(Value::from)),
+            (false, preset) => Ok(preset.map(Value::from)),
         };
     };
     read_value(field, value).map(Some)
@@ -240,7 +285,9 @@ fn read_value(field: &Field, value: &Value) -> Result<Value, Problem> {
         Kind::Id => read_text(field, value, 256).and_then(|id| check_printable(&id)),
         Kind::Uuid => read_uuid(value),
         Kind::LockKey => read_lock_key(value),
+        Kind::LockKeys(items) => read_list(value, items, read_lock_key),
         Kind::Int(min, max) => read_int(field, value, min, max),
+        Kind::Ratio => read_ratio(field, value),
         Kind::Bool => read_bool(value),
         Kind::Object => read_object(value),
         Kind::Time => read_time(value),
@@ -310,6 +357,19 @@ fn read_int(field: &Field, value: &Value, min: i64, max: i64) -> Result<Value, P
 #[expect(clippy::cast_possible_truncation, reason = "whole and within ±2^53, so nothing is cut")]
 fn whole(float: Option<f64>) -> Option<i64> {
     float.filter(|f| f.fract() == 0.0 && f.abs() <= 9_007_199_254_740_992.0).map(|f| f as i64)
+}
+
+fn read_ratio(field: &Field, value: &Value) -> Result<Value, Problem> {
+    let number = match value {
+        Value::Number(n) => n.as_f64(),
+        Value::String(text) => text.trim().parse::<f64>().ok(),
+        _ => None,
+    };
+    match number {
+        None => Err(("float_parsing", "input should be a number from 0 to 1".to_owned())),
+        Some(number) if (0.0..=1.0).contains(&number) => Ok(Value::from(number)),
+        Some(number) => Err((field.code.unwrap_or("out_of_range"), format!("{number} is not within 0 to 1"))),
+    }
 }
 
 fn read_bool(value: &Value) -> Result<Value, Problem> {

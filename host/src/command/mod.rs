@@ -4,11 +4,14 @@ pub mod action;
 pub mod agents;
 pub mod audit;
 pub mod catalogue;
+mod entry;
 pub mod input;
 pub mod locks;
 pub mod policy;
+pub mod schema;
 pub mod tasks;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,7 +19,7 @@ use crate::engine::types::{Text, TextFormat};
 use crate::store::Page;
 
 /// What every list answers beside its entries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Listing {
     /// How many entries are in this answer.
     pub count: usize,

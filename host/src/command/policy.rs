@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -41,7 +42,7 @@ pub struct GuardrailsCheck {
 }
 
 /// What the guardrails found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct GuardrailsFound {
     /// Whether nothing of it would be blocked.
     pub safe: bool,
@@ -101,7 +102,7 @@ pub struct PolicyCheck {
 }
 
 /// What policy would say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PolicyAnswer {
     /// Whether it would be allowed.
     pub allowed: bool,
@@ -221,7 +222,7 @@ pub struct PolicyValidate {
 }
 
 /// What is wrong with a Cedar text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PolicyValidated {
     /// Whether nothing is.
     pub valid: bool,
@@ -274,7 +275,7 @@ impl Query for PolicyValidate {
 pub struct ProfileMe;
 
 /// The caller's profile.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ProfileFound {
     /// Whether the active policy has it.
     pub success: bool,
@@ -349,7 +350,7 @@ impl ComponentActivate {
 }
 
 /// What an activation answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ComponentActivated {
     /// The epoch from now on.
     pub epoch: i64,

@@ -4,12 +4,13 @@
 //! knows neither wasmtime nor generated code, and so that the audit log can
 //! hold a request and its decision as JSON.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 // ---------------------------------------------------------------- request
 
 /// Who asks. Filled from the key and the store, never from the caller's input.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyPrincipal {
     /// The agent's identifier.
     pub agent_id: String,
@@ -22,7 +23,7 @@ pub struct PolicyPrincipal {
 }
 
 /// A task as far as policy looks at it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskTarget {
     /// The task's identifier; empty for the queue itself.
     pub id: String,
@@ -33,7 +34,7 @@ pub struct TaskTarget {
 }
 
 /// What is acted on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// A lock key: a path relative to the repository, or a logical key.
@@ -65,7 +66,7 @@ pub enum Target {
 }
 
 /// How to read a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TextFormat {
     /// As it stands.
@@ -75,7 +76,7 @@ pub enum TextFormat {
 }
 
 /// A text that the guardrails read, whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Text {
     /// Where it came from, for instance `task_description`.
     pub label: String,
@@ -86,7 +87,7 @@ pub struct Text {
 }
 
 /// A question to the policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyRequest {
     /// Who asks.
     pub principal: PolicyPrincipal,
@@ -131,7 +132,7 @@ impl Target {
 // --------------------------------------------------------------- decision
 
 /// Whether the operation may happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// It may.
@@ -141,7 +142,7 @@ pub enum Effect {
 }
 
 /// What a guardrail match leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The operation is denied.
@@ -153,7 +154,7 @@ pub enum Severity {
 }
 
 /// Which rules of the bundle decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineMode {
     /// The profile's native rules.
@@ -165,7 +166,7 @@ pub enum EngineMode {
 }
 
 /// A guardrail pattern that matched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Violation {
     /// Name of the pattern.
     pub pattern_name: String,
@@ -188,7 +189,7 @@ pub struct Violation {
 }
 
 /// Limits that the store enforces inside the transaction of the change.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Obligations {
     /// Longest lease of a lock.
     pub max_ttl_minutes: Option<u32>,
@@ -201,7 +202,7 @@ pub struct Obligations {
 }
 
 /// What the policy answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Decision {
     /// Whether the operation may happen.
     pub effect: Effect,
@@ -230,7 +231,7 @@ pub struct Decision {
 // --------------------------------------------------------------- manifest
 
 /// What an operation does, which sets the trust it takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationClass {
     /// Looks.
@@ -244,7 +245,7 @@ pub enum OperationClass {
 }
 
 /// The kind of a [`Target`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the same names as `Target`, documented there")]
 pub enum TargetKind {
@@ -264,7 +265,7 @@ pub enum TargetKind {
 }
 
 /// An operation that the bundle knows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OperationInfo {
     /// Its name.
     pub name: String,
@@ -277,7 +278,7 @@ pub struct OperationInfo {
 }
 
 /// A profile of the bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProfileInfo {
     /// Its name.
     pub name: String,
@@ -304,7 +305,7 @@ pub struct ProfileInfo {
 }
 
 /// A guardrail pattern of the bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PatternInfo {
     /// Its name.
     pub name: String,
@@ -321,7 +322,7 @@ pub struct PatternInfo {
 }
 
 /// A Cedar policy of the bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyInfo {
     /// Its `@id`.
     pub id: String,
@@ -332,7 +333,7 @@ pub struct PolicyInfo {
 }
 
 /// A network rule of the bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkRuleInfo {
     /// Its identifier.
     pub id: String,
@@ -347,7 +348,7 @@ pub struct NetworkRuleInfo {
 }
 
 /// What a component says that it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
     /// Name of the bundle.
     pub name: String,
@@ -374,7 +375,7 @@ pub struct Manifest {
 // --------------------------------------------------------------- problems
 
 /// What is wrong with a bundle or a policy, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// Path inside the bundle; empty for a text without a file.
     pub file: String,
@@ -409,7 +410,7 @@ impl std::fmt::Display for Problem {
 }
 
 /// A file of a bundle.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct BundleFile {
     /// Path inside the bundle, with `/`.
     pub path: String,
@@ -418,7 +419,7 @@ pub struct BundleFile {
 }
 
 /// A case of the bundle's decision tables that came out otherwise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TestFailure {
     /// File and name of the case.
     pub name: String,
@@ -429,7 +430,7 @@ pub struct TestFailure {
 }
 
 /// How the bundle's own tests went.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TestReport {
     /// Cases that came out as written.
     pub passed: u32,

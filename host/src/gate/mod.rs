@@ -8,13 +8,13 @@
 
 mod active;
 mod permit;
+mod signals;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::Notify;
 
 use crate::authn::{self, Principal};
 use crate::clock::{SharedClock, Time};
@@ -28,6 +28,7 @@ use crate::store::{Apply, CommitError, Committed, IdempotencyKey, Store};
 
 pub use active::{Active, Policy, StartError};
 pub use permit::{Evidence, Permit, Refusal, Verdict};
+pub(crate) use signals::Signals;
 
 /// How often a request is decided anew when facts or policy move under it.
 const DECIDE_MAX: usize = 8;
@@ -51,7 +52,7 @@ pub struct Gate {
     store: Store,
     policy: Arc<Policy>,
     clock: SharedClock,
-    task_signal: Arc<Notify>,
+    signals: Arc<Signals>,
 }
 
 /// What a decision came to.
@@ -64,12 +65,12 @@ impl Gate {
     /// A gate before `store`, with `policy`.
     #[must_use]
     pub fn new(store: Store, policy: Arc<Policy>, clock: SharedClock) -> Self {
-        Self { store, policy, clock, task_signal: Arc::default() }
+        Self { store, policy, clock, signals: Arc::default() }
     }
 
-    /// Told after each commit that may have made a task claimable.
-    pub(crate) fn task_signal(&self) -> &Notify {
-        &self.task_signal
+    /// Told after each commit what it may have set free.
+    pub(crate) const fn signals(&self) -> &Arc<Signals> {
+        &self.signals
     }
 
     /// The store, for reading.
@@ -128,8 +129,8 @@ impl Gate {
             match self.store.commit(permit, command.clone(), idempotency.clone()).await {
                 Ok(committed) => {
                     // Here and not in the caller's task, which may be gone by now.
-                    if matches!(&committed, Committed::Done(output) if C::wakes(output)) {
-                        self.task_signal.notify_waiters();
+                    if let Committed::Done(output) = &committed {
+                        self.signals.wake(&C::wakes(output));
                     }
                     return Ok(committed);
                 }
@@ -283,6 +284,7 @@ impl Gate {
                 decision_id,
                 component: evidence.component.clone(),
                 epoch: evidence.epoch,
+                network_rule: evidence.decision.as_ref().and_then(|decision| decision.network_rule.clone()),
             })),
         };
         match self.store.record(refusal).await {

@@ -18,7 +18,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::app::App;
 use crate::authn;
 use crate::command::catalogue::{Answer, Call, Entry};
-use crate::command::input::Place;
+use crate::command::input::{Field, Place};
 use crate::error::{Error, FieldProblem, Result};
 
 pub use serve::{Served, serve};
@@ -94,7 +94,7 @@ async fn keyed(
     let who = authn::authenticate(app.gate().store(), key_of(request.headers())).await?;
     let (place, mut input) = match *request.method() {
         Method::POST => (Place::Body, Map::new()),
-        _ => (Place::Query, query_fields(request.uri().query().unwrap_or_default())),
+        _ => (Place::Query, query_fields(entry.input, request.uri().query().unwrap_or_default())),
     };
     let mut circumstances = app.circumstances(request_id.to_owned());
     let key = request.headers().get("idempotency-key");
@@ -128,11 +128,18 @@ fn request_id(headers: &HeaderMap) -> String {
     given.filter(sane).map_or_else(crate::command::new_id, str::to_owned)
 }
 
-fn query_fields(query: &str) -> Map<String, Value> {
-    form_urlencoded::parse(query.as_bytes())
-        .map(|(name, value)| (name.into_owned(), Value::from(value.into_owned())))
-        .filter(|(_, value)| value.as_str() != Some(""))
-        .collect()
+/// The fields of a query string. What may be given several times becomes a list.
+fn query_fields(fields: &[Field], query: &str) -> Map<String, Value> {
+    let mut map = Map::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(_, value)| !value.is_empty()) {
+        let is_list = fields.iter().any(|field| field.name == name && field.kind.is_list());
+        match map.get_mut(name.as_ref()) {
+            Some(Value::Array(values)) => values.push(Value::from(value.into_owned())),
+            _ if is_list => drop(map.insert(name.into_owned(), Value::from(vec![value.into_owned()]))),
+            _ => drop(map.insert(name.into_owned(), Value::from(value.into_owned()))),
+        }
+    }
+    map
 }
 
 async fn body_fields(body: Body) -> Result<Map<String, Value>> {
@@ -180,17 +187,7 @@ fn answer_response(answer: Answer) -> Response {
 
 /// The one place that turns errors into statuses.
 fn error_response(error: &Error) -> Response {
-    let status = match error {
-        Error::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        Error::Denied(_) => StatusCode::FORBIDDEN,
-        Error::UnknownPath(_) => StatusCode::NOT_FOUND,
-        Error::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
-        Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::PolicyUnavailable { .. } | Error::StorageUnavailable | Error::Contention => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-    };
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(error.body())).into_response();
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

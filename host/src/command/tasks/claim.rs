@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -55,7 +56,7 @@ pub struct TaskClaim {
 }
 
 /// What a claim answers; every key is always there.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TaskClaimed {
     /// Whether the caller now works on a task.
     pub success: bool,
@@ -200,7 +201,7 @@ pub(crate) async fn claim(
     let mut is_waiting = false;
     loop {
         // Registered before looking, so that a task that comes between looking and waiting still wakes.
-        let woken = app.gate().task_signal().notified();
+        let woken = app.gate().signals().tasks();
         let mut search = Search::of(app, who);
         if let Some(answer) = search.round(app, who, &command, circumstances).await? {
             return Ok(answer);

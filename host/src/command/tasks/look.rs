@@ -1,5 +1,6 @@
 //! Looking at tasks.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use crate::error::Result;
 use crate::gate::Permit;
 
 /// A task, whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[expect(missing_docs, reason = "the columns of the work queue, described where they are set")]
 pub struct TaskEntry {
     pub id: String,
@@ -45,7 +46,7 @@ pub struct TaskGet {
 }
 
 /// One task, or its absence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TaskFound {
     /// Whether there is one.
     pub success: bool,
@@ -96,7 +97,7 @@ pub struct TaskList {
 }
 
 /// Tasks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TaskListing {
     /// The tasks, newest first.
     pub tasks: Vec<TaskEntry>,

@@ -1,12 +1,13 @@
 //! What becomes of a claimed task: heartbeat, completion, withdrawal, and what time does.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{CLAIM_TOKEN, LEASE_SECONDS, TASK_ID, queue, stored_target};
 use crate::authn::Principal;
 use crate::clock::Time;
-use crate::command::action::{Action, Command, Lookout, Subject};
+use crate::command::action::{Action, Command, Lookout, Subject, Wakes};
 use crate::command::input::{AGENT_ID, AGENT_TYPE, Field, Input, Kind};
 use crate::command::{json_text, plain};
 use crate::domain::task::Status;
@@ -25,7 +26,7 @@ pub struct TaskHeartbeat {
 }
 
 /// What a heartbeat answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TaskBeat {
     /// Whether the claim goes on.
     pub success: bool,
@@ -80,7 +81,7 @@ pub struct TaskComplete {
 }
 
 /// What a report or a withdrawal answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TaskEnded {
     /// Whether it counted.
     pub success: bool,
@@ -146,8 +147,8 @@ impl Command for TaskComplete {
         !output.success
     }
 
-    fn wakes(output: &TaskEnded) -> bool {
-        output.success
+    fn wakes(output: &TaskEnded) -> Wakes {
+        Wakes::tasks_if(output.success)
     }
 }
 
@@ -192,7 +193,7 @@ impl Command for TaskCancel {
 pub struct TaskExpire;
 
 /// How many tasks time changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TasksExpired {
     /// Back in the queue.
     pub requeued: i64,
@@ -224,7 +225,7 @@ impl Command for TaskExpire {
         false
     }
 
-    fn wakes(output: &TasksExpired) -> bool {
-        output.requeued > 0
+    fn wakes(output: &TasksExpired) -> Wakes {
+        Wakes::tasks_if(output.requeued > 0)
     }
 }

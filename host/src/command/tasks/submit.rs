@@ -1,12 +1,13 @@
 //! Putting a task into the queue.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::task_target;
 use crate::authn::Principal;
 use crate::clock::Time;
-use crate::command::action::{Action, Command, Lookout, Subject};
+use crate::command::action::{Action, Command, Lookout, Subject, Wakes};
 use crate::command::input::{AGENT_ID, AGENT_TYPE, Field, Input, Kind, Place};
 use crate::command::{json_text, plain};
 use crate::engine::types::Target;
@@ -38,7 +39,7 @@ pub struct TaskSubmit {
 }
 
 /// What a submission answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TaskSubmitted {
     /// Whether the task is in the queue.
     pub success: bool,
@@ -108,7 +109,7 @@ impl Command for TaskSubmit {
         !output.success
     }
 
-    fn wakes(output: &TaskSubmitted) -> bool {
-        output.success
+    fn wakes(output: &TaskSubmitted) -> Wakes {
+        Wakes::tasks_if(output.success)
     }
 }

@@ -222,6 +222,7 @@ async fn reject(batch: &mut Batch<'_>, evidence: &Evidence, rejected: Rejected) 
                 decision_id: evidence.decision_id.clone(),
                 component: evidence.component.clone(),
                 epoch: evidence.epoch,
+                network_rule: None,
             };
             let result = json!({"reason": denial.reason, "detail": denial.detail});
             (Outcome::Denied, result, CommitError::Limit(denial))

@@ -128,7 +128,7 @@ impl Apply for LockAcquire {
         };
         let expires_at = tx.now().plus_minutes(self.ttl_minutes);
         match lock::acquire(current, last_token, &self.lock_key, who, tx.now(), expires_at) {
-            Acquired::Blocked(lock) => Ok(LockGrant::blocked(lock)),
+            Acquired::Blocked(lock) => Ok(LockGrant { waits: !self.is_last, ..LockGrant::blocked(lock) }),
             Acquired::Refreshed(lock) => {
                 tx.lock_put(&lock).await?;
                 Ok(LockGrant::held("refreshed", lock))
@@ -179,13 +179,19 @@ impl Apply for LockForceRelease {
     async fn apply(self, tx: &mut Tx<'_>, _permit: &Permit<Self>) -> Result<LockForced, Rejected> {
         let now = tx.now();
         let Some(held) = tx.lock_get(&self.lock_key).await?.filter(|lock| lock.is_live(now)) else {
-            return Ok(LockForced { released: false, prior_holder_agent_id: None, prior_acquired_at: None });
+            return Ok(LockForced {
+                released: false,
+                prior_holder_agent_id: None,
+                prior_acquired_at: None,
+                file_path: self.lock_key.to_string(),
+            });
         };
         tx.lock_delete(&held).await?;
         Ok(LockForced {
             released: true,
             prior_acquired_at: Some(held.locked_at),
             prior_holder_agent_id: Some(held.agent_id),
+            file_path: self.lock_key.to_string(),
         })
     }
 }
@@ -211,11 +217,13 @@ impl View {
         let sql = "SELECT * FROM file_locks
                    WHERE expires_at > ?1 AND (?2 IS NULL OR agent_id = ?2)
                      AND (?3 IS NULL OR substr(lock_key, 1, length(?3)) = ?3)
-                   ORDER BY lock_key LIMIT ?4";
+                     AND (?4 IS NULL OR lock_key IN (SELECT value FROM json_each(?4)))
+                   ORDER BY lock_key LIMIT ?5";
         let rows = sqlx::query(sql)
             .bind(self.now().as_micros())
             .bind(&query.agent_id)
             .bind(&query.prefix)
+            .bind(&query.file_paths)
             .bind(query.limit.saturating_add(1))
             .fetch_all(self.pool())
             .await?;

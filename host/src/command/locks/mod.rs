@@ -1,8 +1,11 @@
 //! Locks: acquire, renew, release, verify, look, and release by force.
 
+pub(crate) mod wait;
+
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::action::{Action, Command, Lookout, Query, Subject};
+use super::action::{Action, Command, Lookout, Query, Subject, Wakes};
 use super::input::{AGENT_ID, AGENT_TYPE, FILE_PATH, Field, Input, Kind, LIMIT, TTL_MINUTES};
 use super::plain;
 use crate::authn::Principal;
@@ -32,10 +35,14 @@ pub struct LockAcquire {
     pub reason: Option<String>,
     /// How long, in minutes.
     pub ttl_minutes: i64,
+    /// How long to wait for a holder, in seconds.
+    pub wait_seconds: i64,
+    /// Whether the caller is answered whatever comes of it, and does not wait on.
+    pub is_last: bool,
 }
 
 /// What an attempt to take a lock answers; every key is always there.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LockGrant {
     /// Whether the caller now holds the lock.
     pub success: bool,
@@ -53,6 +60,9 @@ pub struct LockGrant {
     pub lock_reason: Option<String>,
     /// The caller's token; none when blocked.
     pub fencing_token: Option<i64>,
+    /// The caller waits on, so this is not its answer. Never shown.
+    #[serde(skip)]
+    pub waits: bool,
 }
 
 impl LockGrant {
@@ -68,6 +78,7 @@ impl LockGrant {
             locked_by: Some(lock.agent_id),
             lock_reason: lock.reason,
             fencing_token: Some(lock.fencing_token),
+            waits: false,
         }
     }
 
@@ -100,11 +111,17 @@ impl Action for LockAcquire {
         SESSION_ID,
         Field::new("reason", Kind::Text(4096), "Why, for whoever finds the lock held"),
         TTL_MINUTES,
+        Field::new("wait_seconds", Kind::Int(0, 60), "Wait so long for a holder to let go")
+            .default(0)
+            .code("wait_out_of_range"),
     ];
     type Output = LockGrant;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {
+        let wait_seconds = input.int("wait_seconds");
         Ok(Self {
+            wait_seconds,
+            is_last: wait_seconds == 0,
             lock_key: input.lock_key("file_path")?,
             session_id: input.opt_text("session_id"),
             reason: input.opt_text("reason").filter(|reason| !reason.is_empty()),
@@ -126,6 +143,10 @@ impl Action for LockAcquire {
 impl Command for LockAcquire {
     fn is_refused(output: &LockGrant) -> bool {
         !output.success
+    }
+
+    fn is_answer(output: &LockGrant) -> bool {
+        !output.waits
     }
 }
 
@@ -179,7 +200,7 @@ pub struct LockRelease {
 }
 
 /// What a release answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LockReleased {
     /// Whether the lock is free now by this call.
     pub success: bool,
@@ -214,6 +235,10 @@ impl Command for LockRelease {
     fn is_refused(output: &LockReleased) -> bool {
         !output.success
     }
+
+    fn wakes(output: &LockReleased) -> Wakes {
+        if output.success { Wakes::Lock(output.file_path.clone()) } else { Wakes::Nothing }
+    }
 }
 
 /// Frees a lock whoever holds it.
@@ -224,7 +249,7 @@ pub struct LockForceRelease {
 }
 
 /// What a forced release answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LockForced {
     /// Whether there was a live lock.
     pub released: bool,
@@ -232,6 +257,9 @@ pub struct LockForced {
     pub prior_holder_agent_id: Option<String>,
     /// Since when.
     pub prior_acquired_at: Option<Time>,
+    /// What was locked. Not shown: the caller named it.
+    #[serde(skip)]
+    pub file_path: String,
 }
 
 /// The lock key as a part of the path.
@@ -260,6 +288,10 @@ impl Command for LockForceRelease {
     fn is_refused(output: &LockForced) -> bool {
         !output.released
     }
+
+    fn wakes(output: &LockForced) -> Wakes {
+        if output.released { Wakes::Lock(output.file_path.clone()) } else { Wakes::Nothing }
+    }
 }
 
 /// Asks whether a token is still the newest and live.
@@ -270,7 +302,7 @@ pub struct LockVerify {
 }
 
 /// Whether a token may still be written under.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LockVerified {
     /// Whether the token is the newest of its key and its lease is live.
     pub valid: bool,
@@ -317,7 +349,7 @@ pub struct LockStatus {
 }
 
 /// One lock, or its absence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LockState {
     /// Whether it is held.
     pub locked: bool,
@@ -329,7 +361,7 @@ pub struct LockState {
 }
 
 /// A held lock, as lists show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LockEntry {
     /// What is locked.
     pub file_path: String,
@@ -394,12 +426,14 @@ pub struct LockList {
     pub prefix: Option<String>,
     /// Only this holder's.
     pub agent_id: Option<String>,
+    /// Only these keys, as a JSON list; none for any.
+    pub file_paths: Option<String>,
     /// Most entries.
     pub limit: i64,
 }
 
 /// Held locks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LockListing {
     /// The locks, by key.
     pub locks: Vec<LockEntry>,
@@ -414,12 +448,19 @@ impl Action for LockList {
     const INPUT: &'static [Field] = &[
         Field::new("prefix", Kind::Text(1024), "Only keys that begin so"),
         Field::new("agent_id", Kind::Id, "Only this agent's locks"),
+        Field::new("file_paths", Kind::LockKeys(1000), "Only the locks of these keys"),
         LIMIT,
     ];
     type Output = LockListing;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {
-        Ok(Self { prefix: input.opt_text("prefix"), agent_id: input.opt_text("agent_id"), limit: input.int("limit") })
+        let file_paths = input.texts("file_paths");
+        Ok(Self {
+            prefix: input.opt_text("prefix"),
+            agent_id: input.opt_text("agent_id"),
+            file_paths: (!file_paths.is_empty()).then(|| serde_json::json!(file_paths).to_string()),
+            limit: input.int("limit"),
+        })
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
