@@ -76,6 +76,9 @@ pub enum Error {
     /// No such path.
     #[error("`{0}` is not a path of this service")]
     UnknownPath(String),
+    /// No such topic of the help.
+    #[error("`{0}` is not a topic; GET /help lists them")]
+    UnknownTopic(String),
     /// The path knows other methods.
     #[error("`{0}` is not a method of this path")]
     WrongMethod(String),
@@ -101,7 +104,7 @@ impl Error {
             Self::PolicyUnavailable { .. } => "policy_unavailable",
             Self::StorageUnavailable => "storage_unavailable",
             Self::Contention => "contention",
-            Self::UnknownPath(_) => "not_found",
+            Self::UnknownPath(_) | Self::UnknownTopic(_) => "not_found",
             Self::WrongMethod(_) => "method_not_allowed",
             Self::TooLarge(_) => "body_too_large",
         }
@@ -113,7 +116,7 @@ impl Error {
         match self {
             Self::Unauthenticated => 401,
             Self::Denied(_) => 403,
-            Self::UnknownPath(_) => 404,
+            Self::UnknownPath(_) | Self::UnknownTopic(_) => 404,
             Self::WrongMethod(_) => 405,
             Self::TooLarge(_) => 413,
             Self::Invalid(_) => 422,

@@ -5,6 +5,7 @@ pub mod agents;
 pub mod audit;
 pub mod catalogue;
 mod entry;
+pub mod help;
 pub mod input;
 pub mod locks;
 pub mod policy;

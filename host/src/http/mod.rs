@@ -1,5 +1,6 @@
 //! The HTTP surface: reads a request, finds its entry in the catalogue, prints the answer. No rules, no SQL.
 
+mod openapi;
 mod route;
 mod serve;
 mod service;

@@ -5,16 +5,22 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::openapi;
 use crate::app::App;
+use crate::command::help;
 use crate::engine::types::{PolicyPrincipal, PolicyRequest, Target};
+use crate::error::Error;
 
 /// A path without a key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Service {
     Live,
     Ready,
     Health,
     Metrics,
+    OpenApi,
+    Help,
+    HelpTopic(String),
 }
 
 /// Finds a path without a key.
@@ -24,24 +30,38 @@ pub(super) fn find(path: &str) -> Option<Service> {
         "/ready" => Some(Service::Ready),
         "/health" => Some(Service::Health),
         "/metrics" => Some(Service::Metrics),
-        _ => None,
+        "/openapi.json" => Some(Service::OpenApi),
+        "/help" => Some(Service::Help),
+        _ => {
+            let topic = path.strip_prefix("/help/").filter(|topic| !topic.is_empty())?;
+            Some(Service::HelpTopic(percent_encoding::percent_decode_str(topic).decode_utf8_lossy().into_owned()))
+        }
     }
 }
 
 impl Service {
-    pub(super) const fn name(self) -> &'static str {
+    pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Live => "live",
             Self::Ready => "ready",
             Self::Health => "health",
             Self::Metrics => "metrics",
+            Self::OpenApi => "openapi",
+            Self::Help => "help",
+            Self::HelpTopic(_) => "help_topic",
         }
     }
 
-    pub(super) async fn answer(self, app: &App) -> Response {
+    pub(super) async fn answer(&self, app: &App) -> Response {
         match self {
             Self::Live => Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")})).into_response(),
             Self::Ready | Self::Health => health(app).await,
+            Self::OpenApi => Json(openapi::document()).into_response(),
+            Self::Help => Json(help::index()).into_response(),
+            Self::HelpTopic(name) => match help::topic(name) {
+                Some(topic) => Json(topic).into_response(),
+                None => super::error_response(&Error::UnknownTopic(name.chars().take(100).collect())),
+            },
             Self::Metrics => {
                 let text = crate::telemetry::metrics_text();
                 ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

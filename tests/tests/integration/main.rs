@@ -18,6 +18,7 @@ mod lock_keys;
 mod locks;
 mod matrix;
 mod no_effect;
+mod openapi;
 mod revoke;
 mod rules;
 mod samples;
