@@ -16,5 +16,6 @@ pub mod engine;
 pub mod error;
 pub mod gate;
 pub mod http;
+pub mod mcp;
 pub mod store;
 pub mod telemetry;

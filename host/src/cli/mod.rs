@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod failure;
 mod folders;
+mod mcp;
 mod policy;
 mod progress;
 mod serve;
@@ -44,6 +45,7 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     Agent(agent::Agent),
+    Mcp(mcp::Mcp),
     Check(check::Check),
     Audit(audit::Audit),
     Policy(policy::Policy),
@@ -71,6 +73,7 @@ async fn run(cli: Cli) -> ExitCode {
     let ended = match cli.command {
         Command::Serve(command) => command.run(&output).await,
         Command::Agent(command) => command.run(&output).await,
+        Command::Mcp(command) => command.run(&output).await,
         Command::Check(command) => command.run(&output).await,
         Command::Audit(command) => command.run(&output).await,
         Command::Policy(command) => command.run(&output).await,

@@ -79,6 +79,7 @@ pub static CATALOGUE: &[Entry] = &[
     )
     .details("Ask before you run a command that deletes, overwrites, publishes or deploys. Nothing is run.")
     .tool(Tool::new("check_guardrails")),
+    Entry::query::<policy::GuardrailsList>(Method::Get, "/guardrails/patterns", "List the guardrail patterns in force"),
     Entry::query::<policy::PolicyCheck>(Method::Post, "/policy/check", "Ask what policy would say to you")
         .details("Nothing is done. The facts about you come from the service, never from `context`.")
         .tool(Tool::new("check_policy")),

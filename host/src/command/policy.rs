@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::action::{Action, Command, Lookout, Query, Subject};
 use super::input::{AGENT_ID, AGENT_TYPE, Field, Input, Kind};
-use super::{json_text, plain};
+use super::{Listing, json_text, plain};
 use crate::authn::Principal;
 use crate::engine::PolicyComponent;
 use crate::engine::types::{
-    Decision, Effect, Obligations, PolicyPrincipal, PolicyRequest, Problem, Target, TargetKind, TaskTarget, Violation,
+    Decision, Effect, Obligations, PatternInfo, PolicyPrincipal, PolicyRequest, Problem, Target, TargetKind, TaskTarget, Violation,
 };
 use crate::error::{Error, Result};
 use crate::gate::Permit;
@@ -88,6 +88,47 @@ impl Query for GuardrailsCheck {
 
     fn audit(output: &GuardrailsFound) -> Value {
         json!({"safe": output.safe, "violations": output.violations.len()})
+    }
+}
+
+/// Lists the guardrail patterns in force.
+#[derive(Debug, Clone)]
+pub struct GuardrailsList;
+
+/// Patterns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct GuardrailsListing {
+    /// The patterns, as the bundle orders them.
+    pub patterns: Vec<PatternInfo>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "the same for every list")]
+    pub listing: Listing,
+}
+
+impl Action for GuardrailsList {
+    const NAME: &'static str = "guardrails_list";
+    const OPERATION: &'static str = "check_guardrails";
+    const INPUT: &'static [Field] = &[];
+    type Output = GuardrailsListing;
+
+    fn parse(_input: &Input, _who: &Principal) -> Result<Self> {
+        Ok(Self)
+    }
+
+    async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
+        Ok(Subject::of(self.resource()))
+    }
+
+    fn resource(&self) -> Target {
+        Target::Command(String::new())
+    }
+}
+
+impl Query for GuardrailsList {
+    async fn read(&self, at: Lookout<'_>, _permit: &Permit<Self>) -> Result<GuardrailsListing> {
+        let patterns = at.manifest().patterns.clone();
+        let listing = Listing { count: patterns.len(), truncated: false, hint: None };
+        Ok(GuardrailsListing { patterns, listing })
     }
 }
 

@@ -21,8 +21,9 @@ use crate::authn;
 use crate::command::catalogue::{Answer, Call, Entry};
 use crate::command::input::{Field, Place};
 use crate::error::{Error, FieldProblem, Result};
+use crate::mcp::{Caller, Endpoint};
 
-pub use serve::{Served, serve};
+pub use serve::{Served, serve, serve_with};
 
 /// Largest body that is read.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -30,25 +31,36 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Where MCP clients go.
+const MCP: &str = "/mcp";
+
 /// Answers that were given before say so.
 const REPLAYED: &str = "idempotency-replayed";
 
-/// The service as an axum router.
-pub fn router(app: Arc<App>) -> Router {
+/// What the handler of every request shares.
+#[derive(Debug, Clone)]
+struct Shared {
+    app: Arc<App>,
+    mcp: Endpoint,
+}
+
+/// The service as an axum router. Pages of `origins` may use `/mcp` from a browser.
+pub fn router(app: Arc<App>, origins: &[String]) -> Router {
     let panicked = CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
         tracing::error!("a request handler panicked");
         let body = json!({"success": false, "error": "internal_error", "detail": "the request failed; see the log"});
         (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
     });
-    Router::new().fallback(handle).with_state(app).layer(panicked)
+    let shared = Shared { app, mcp: Endpoint::new(BODY_BYTES_MAX, origins) };
+    Router::new().fallback(handle).with_state(shared).layer(panicked)
 }
 
 /// One request, from its head to its answer.
-async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
+async fn handle(State(shared): State<Shared>, request: Request) -> Response {
     let arrived = Instant::now();
     let request_id = request_id(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let (name, mut response) = match answer(&app, request, &request_id).await {
+    let (name, mut response) = match answer(&shared, request, &request_id).await {
         Ok((name, response)) => (name, response),
         Err((name, error)) => (name, error_response(&error)),
     };
@@ -65,8 +77,13 @@ async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
 
 type Named<T> = std::result::Result<T, (&'static str, Error)>;
 
-async fn answer(app: &App, request: Request, request_id: &str) -> Named<(&'static str, Response)> {
+async fn answer(shared: &Shared, request: Request, request_id: &str) -> Named<(&'static str, Response)> {
+    let app = &*shared.app;
     let path = request.uri().path().to_owned();
+    if path == MCP {
+        let answered = mcp(shared, request).await;
+        return answered.map(|response| ("mcp", response)).map_err(|error| ("mcp", error));
+    }
     if let Some(found) = service::find(&path) {
         let name = found.name();
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -82,6 +99,14 @@ async fn answer(app: &App, request: Request, request_id: &str) -> Named<(&'stati
             answered.map(|answer| (entry.name, answer_response(answer))).map_err(|error| (entry.name, error))
         }
     }
+}
+
+/// A message of an MCP client: the key first, then the body, as everywhere.
+async fn mcp(shared: &Shared, request: Request) -> Result<Response> {
+    let key = key_of(request.headers()).unwrap_or_default().to_owned();
+    let who = authn::authenticate(shared.app.gate().store(), Some(&key)).await?;
+    let caller = Caller::new(&shared.app, &key, who.agent_id(), request.headers());
+    Ok(shared.mcp.answer(request, caller).await.map(Body::new))
 }
 
 /// A request that needs a key: the key first, then the body.

@@ -28,10 +28,18 @@ pub struct Served {
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve(app: Arc<App>, listen: SocketAddr) -> std::io::Result<Served> {
+    serve_with(app, listen, &[]).await
+}
+
+/// As [`serve`]; pages of `origins` (`https://host:port`) may use `/mcp` from a browser.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve_with(app: Arc<App>, listen: SocketAddr, origins: &[String]) -> std::io::Result<Served> {
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     let (stop, mut stopped) = watch::channel(false);
-    let router = super::router(Arc::clone(&app));
+    let router = super::router(Arc::clone(&app), origins);
     let server = tokio::spawn(async move {
         axum::serve(listener, router)
             .with_graceful_shutdown(async move {

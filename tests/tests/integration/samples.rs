@@ -74,6 +74,10 @@ pub(crate) fn samples() -> Vec<Sample> {
             unfit: Some(("evaluator", "operation_not_allowed")),
             ..sample("guardrails_check", json!({"operation_text": "git push -f"}), json!({"operation_text": " "}))
         },
+        Sample {
+            unfit: Some(("evaluator", "operation_not_allowed")),
+            ..sample("guardrails_list", json!({}), Value::Null)
+        },
         sample("policy_check", json!({"operation": "acquire_lock", "resource": "a"}), json!({"operation": 1})),
         sample("policy_validate", json!({"policy_text": "permit(principal, action, resource);"}), json!({})),
         reading("profile_me", json!({}), Value::Null),
@@ -150,13 +154,15 @@ impl Scene {
         self
     }
 
+    /// An input with the things of this scene in it.
+    pub(crate) fn filled(&self, input: &Value) -> Value {
+        let fill = |text: String, (name, value): &(&str, String)| text.replace(name, value);
+        serde_json::from_str(&self.names.iter().fold(input.to_string(), fill)).unwrap()
+    }
+
     /// The request of a sample with some input.
     pub(crate) fn request(&self, entry: &Entry, input: &Value) -> Request {
-        let mut text = input.to_string();
-        for (name, value) in &self.names {
-            text = text.replace(name, value);
-        }
-        request(entry, &serde_json::from_str(&text).unwrap())
+        request(entry, &self.filled(input))
     }
 
     /// Sends a sample.

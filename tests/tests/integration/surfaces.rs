@@ -1,0 +1,322 @@
+//! Every operation over every surface: the same answer, and the same row in the audit log.
+//!
+//! Each case runs on a store of its own that is made the same way, so whatever differs, differs by the surface. What
+//! cannot be the same (identifiers, times, keys) is masked, and nothing else.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use portreeve::command::catalogue::{CATALOGUE, Entry};
+use serde_json::{Map, Value, json};
+use sqlx::Row;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+use crate::harness::process::binary;
+use crate::harness::state::connect;
+use crate::harness::{Server, Setup, cache_dir};
+use crate::samples::{Scene, sample_of};
+
+/// A way to the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Surface {
+    Http,
+    McpHttp,
+    /// `portreeve mcp` before a server.
+    McpUrl,
+    /// `portreeve mcp` on the data folder, beside the server.
+    McpData,
+    CliUrl,
+    CliData,
+}
+
+/// All but HTTP, which the others are held against.
+const OTHERS: [Surface; 5] =
+    [Surface::McpHttp, Surface::McpUrl, Surface::McpData, Surface::CliUrl, Surface::CliData];
+
+/// What one call came to: whether it was refused, what was answered, and what was recorded.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    is_refusal: bool,
+    body: Value,
+    rows: Vec<Value>,
+}
+
+impl Surface {
+    fn offers(self, entry: &Entry) -> bool {
+        match self {
+            Self::McpHttp | Self::McpUrl | Self::McpData => entry.tool.is_some(),
+            Self::Http | Self::CliUrl | Self::CliData => true,
+        }
+    }
+
+    async fn call(self, scene: &Scene, entry: &'static Entry, input: &Value) -> Seen {
+        let seq = scene.server.last_seq().await;
+        let (is_refusal, body) = match self {
+            Self::Http => {
+                let reply = scene.actor.send(scene.request(entry, input)).await;
+                (reply.status >= 400, reply.body)
+            }
+            Self::McpHttp => mcp_http(scene, entry, input).await,
+            Self::McpUrl | Self::McpData => mcp_stdio(self, scene, entry, input).await,
+            Self::CliUrl | Self::CliData => command_line(self, scene, entry, input).await,
+        };
+        let mut masks = Masks::default();
+        Seen { is_refusal, body: masks.value(&body), rows: rows(scene, seq, &mut masks).await }
+    }
+}
+
+// ---------------------------------------------------------------- the ways
+
+fn url(scene: &Scene) -> String {
+    format!("http://{}", scene.actor.address)
+}
+
+fn tool_call(entry: &Entry, input: Value) -> Value {
+    let name = entry.tool.unwrap().name;
+    json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": name, "arguments": input}})
+}
+
+fn result_of(message: &Value) -> (bool, Value) {
+    let result = &message["result"];
+    assert!(result.is_object(), "{message}");
+    let text: Value = serde_json::from_str(result["content"][0]["text"].as_str().unwrap()).unwrap();
+    assert_eq!(text, result["structuredContent"], "text and structure say the same");
+    (result["isError"] == json!(true), result["structuredContent"].clone())
+}
+
+async fn mcp_http(scene: &Scene, entry: &Entry, input: &Value) -> (bool, Value) {
+    let reply = reqwest::Client::new()
+        .post(format!("{}/mcp", url(scene)))
+        .bearer_auth(scene.actor.key.as_deref().unwrap())
+        .header("accept", "application/json, text/event-stream")
+        .header("mcp-protocol-version", "2025-11-25")
+        .json(&tool_call(entry, scene.filled(input)))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(reply.status(), 200);
+    let text = reply.text().await.unwrap();
+    let frames = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
+    let message = frames.filter_map(|frame| serde_json::from_str::<Value>(frame).ok()).find(|frame| frame["id"] == 7);
+    result_of(&message.unwrap_or_else(|| serde_json::from_str(&text).expect(&text)))
+}
+
+/// The arguments that lead a command to the scene's service as its actor.
+fn place(surface: Surface, scene: &Scene) -> Vec<String> {
+    match surface {
+        Surface::McpUrl | Surface::CliUrl => vec!["--url".to_owned(), url(scene)],
+        _ => {
+            let data = scene.server.data().to_string_lossy().into_owned();
+            ["--data", &data, "--agent", &scene.actor.agent_id].map(str::to_owned).into()
+        }
+    }
+}
+
+fn command(surface: Surface, scene: &Scene) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(binary());
+    command.env_clear().env("PORTREEVE_CACHE", cache_dir()).env("HOME", scene.server.data());
+    if matches!(surface, Surface::McpUrl | Surface::CliUrl) {
+        command.env("PORTREEVE_API_KEY", scene.actor.key.as_deref().unwrap());
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+    command
+}
+
+async fn mcp_stdio(surface: Surface, scene: &Scene, entry: &Entry, input: &Value) -> (bool, Value) {
+    let mut child = command(surface, scene).arg("mcp").args(place(surface, scene)).spawn().unwrap();
+    let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "surfaces", "version": "0"},
+    }});
+    let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    for message in [hello, ready, tool_call(entry, scene.filled(input))] {
+        stdin.write_all(format!("{message}\n").as_bytes()).await.unwrap();
+    }
+    let mut lines = BufReader::new(stdout).lines();
+    let answer = loop {
+        let line = lines.next_line().await.unwrap().expect("an answer before the end");
+        let message: Value = serde_json::from_str(&line).expect("stdout holds frames only");
+        if message["id"] == 7 {
+            break message;
+        }
+    };
+    drop(stdin);
+    assert!(child.wait().await.unwrap().success(), "it ends well when its input ends");
+    result_of(&answer)
+}
+
+/// An input as the command line takes it: what is required by its place, the rest by its name.
+fn words(entry: &Entry, input: &Value) -> Vec<String> {
+    let (noun, verb) = entry.name.split_once('_').unwrap();
+    let mut words = hand_made(entry.name).unwrap_or_else(|| vec![noun.to_owned(), verb.replace('_', "-")]);
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    for field in entry.input {
+        let Some(value) = input.get(field.name) else { continue };
+        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        for value in values {
+            if !field.required {
+                words.push(format!("--{}", field.name.replace('_', "-")));
+            }
+            words.push(text(value));
+        }
+    }
+    words
+}
+
+/// Operations whose commands are older than the generated ones.
+fn hand_made(name: &str) -> Option<Vec<String>> {
+    let _ = name;
+    None
+}
+
+async fn command_line(surface: Surface, scene: &Scene, entry: &Entry, input: &Value) -> (bool, Value) {
+    let mut command = command(surface, scene);
+    command.arg("--json").args(words(entry, &scene.filled(input))).args(place(surface, scene));
+    let output = command.output().await.unwrap();
+    let code = output.status.code().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let body: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{command:?} printed {text:?}"));
+    let is_refusal = body.get("error").is_some_and(Value::is_string) && body["success"] == json!(false);
+    assert_eq!(is_refusal, code == 1 || code == 3, "{command:?} ended with {code}: {body}");
+    (is_refusal, body)
+}
+
+// --------------------------------------------------------------- comparing
+
+/// Gives what differs from run to run a name by its first appearance, so that two runs compare.
+#[derive(Default)]
+struct Masks {
+    names: BTreeMap<String, String>,
+}
+
+impl Masks {
+    fn value(&mut self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::from(self.text(text)),
+            Value::Array(items) => items.iter().map(|item| self.value(item)).collect(),
+            Value::Object(map) => {
+                let masked = map.iter().map(|(name, value)| match name.as_str() {
+                    // How long something took, and what it cost, is no part of the answer.
+                    "duration_ms" | "duration_us" | "fuel" => (name.clone(), json!("…")),
+                    _ => (name.clone(), self.value(value)),
+                });
+                Value::Object(masked.collect::<Map<_, _>>())
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn text(&mut self, text: &str) -> String {
+        if let Ok(inner) = serde_json::from_str::<Value>(text)
+            && (inner.is_object() || inner.is_array())
+        {
+            return self.value(&inner).to_string();
+        }
+        if portreeve::clock::Time::parse(text).is_ok() {
+            return "<time>".to_owned();
+        }
+        let mut masked = String::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let id = rest.get(..36).filter(|id| uuid::Uuid::parse_str(id).is_ok());
+            let key = rest.strip_prefix("prv_").and_then(|_| rest.get(..68));
+            match (id, key) {
+                (Some(id), _) => {
+                    let next = format!("<id {}>", self.names.len());
+                    masked.push_str(self.names.entry(id.to_owned()).or_insert(next));
+                    rest = rest.get(36..).unwrap_or_default();
+                }
+                (_, Some(_)) => {
+                    masked.push_str("<key>");
+                    rest = rest.get(68..).unwrap_or_default();
+                }
+                _ => {
+                    let first = rest.chars().next().unwrap();
+                    masked.push(first);
+                    rest = rest.get(first.len_utf8()..).unwrap_or_default();
+                }
+            }
+        }
+        masked
+    }
+}
+
+/// What the log says of a call, without what differs from run to run.
+async fn rows(scene: &Scene, seq: i64, masks: &mut Masks) -> Vec<Value> {
+    let mut conn = connect(scene.server.data()).await;
+    let rows = sqlx::query("SELECT * FROM audit_log WHERE seq > ?1 ORDER BY seq").bind(seq).fetch_all(&mut conn).await;
+    let columns = [
+        "agent_id", "agent_type", "profile", "command", "operation", "resource", "parameters", "request", "decision",
+        "reason", "detail", "engine", "deciding", "violations", "obligations", "component", "outcome", "result",
+        "changes",
+    ];
+    let mut seen = Vec::new();
+    for row in rows.unwrap() {
+        let mut line = Map::new();
+        for column in columns {
+            line.insert(column.to_owned(), json!(masks.text(&row.get::<String, _>(column))));
+        }
+        for column in ["trust_level", "epoch", "facts_version", "fuel"] {
+            line.insert(column.to_owned(), json!(row.get::<i64, _>(column)));
+        }
+        seen.push(Value::Object(line));
+    }
+    seen
+}
+
+async fn scene(profile: &str) -> Scene {
+    Scene::set(Server::start_with(Setup::default()).await, profile).await
+}
+
+/// Runs one case over HTTP and over all other surfaces, each on a store of its own.
+async fn compare(entry: &'static Entry, profile: &str, input: &Value) {
+    let expected = Surface::Http.call(&scene(profile).await, entry, input).await;
+    assert_eq!(expected.rows.len(), usize::from(!is_unread(&expected)), "{entry:?}: {expected:#?}");
+    for surface in OTHERS.into_iter().filter(|surface| surface.offers(entry)) {
+        let seen = surface.call(&scene(profile).await, entry, input).await;
+        pretty_assertions(entry, surface, &expected, &seen);
+    }
+}
+
+/// What is not understood was never decided about, and leaves no row.
+fn is_unread(seen: &Seen) -> bool {
+    seen.body["error"] == json!("invalid_request") && seen.rows.is_empty()
+}
+
+#[track_caller]
+fn pretty_assertions(entry: &Entry, surface: Surface, expected: &Seen, seen: &Seen) {
+    let shown = |seen: &Seen| {
+        let rows = serde_json::to_string_pretty(&seen.rows).unwrap();
+        format!("refused: {}\n{}\n{rows}", seen.is_refusal, serde_json::to_string_pretty(&seen.body).unwrap())
+    };
+    let (left, right) = (shown(expected), shown(seen));
+    let differing: Vec<(&str, &str)> = left.lines().zip(right.lines()).filter(|(a, b)| a != b).collect();
+    assert!(left == right, "{entry:?} over {surface:?} differs from HTTP in {differing:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_answers_and_records_the_same_on_every_surface() {
+    for entry in CATALOGUE {
+        let sample = sample_of(entry);
+        compare(entry, sample.fit, &sample.input).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_is_the_same_on_every_surface() {
+    for entry in CATALOGUE {
+        let sample = sample_of(entry);
+        let Some((unfit, _)) = sample.unfit else { continue };
+        compare(entry, unfit, &sample.input).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_told_the_same_on_every_surface() {
+    for entry in CATALOGUE {
+        let sample = sample_of(entry);
+        if !sample.bad.is_null() {
+            compare(entry, sample.fit, &sample.bad).await;
+        }
+    }
+}
