@@ -37,6 +37,12 @@ impl Time {
         self.plus_seconds(minutes.saturating_mul(60))
     }
 
+    /// This time and so many microseconds; stops at the ends of the range.
+    #[must_use]
+    pub const fn plus_micros(self, micros: i64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+
     /// Microseconds from `earlier` to this time; negative when it is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> i64 {

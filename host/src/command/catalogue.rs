@@ -4,13 +4,13 @@
 use futures::future::BoxFuture;
 
 use super::action::{Action, Query};
-use super::entry::{answer, run_query};
+use super::entry::{answer, run_query, to_value};
 use super::input::Input;
 use super::tasks::TaskClaim;
-use super::{agents, audit, locks, policy, tasks};
+use super::{agents, audit, handoffs, locks, memories, network, policy, sessions, status, tasks};
 use crate::app::App;
 use crate::authn::Principal;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gate::Circumstances;
 
 pub use super::entry::{Answer, Call, Entry, Kind, Method, Names, Tool};
@@ -22,6 +22,20 @@ const TASK_SUBMIT: &str =
     "The whole text of description and input is read by the guardrails before anything is stored.";
 const TASK_CLAIM: &str = "The claim is a lease: send heartbeat_work with the claim_token before lease_expires_at, and \
     complete_work at the end. With wait_seconds it waits for a task.";
+const HANDOFF_WRITE: &str = "Do this before you stop or your context ends: what is done, what is begun, what was \
+    decided, what to do next. It is never changed. The guardrails read it, because the next agent acts on it.";
+const MEMORY_STORE: &str = "Do this after an error you solved, a decision, a discovery: whoever meets the same again \
+    finds it with recall. The same event and summary within an hour add to the first memory.";
+const MEMORY_QUERY: &str = "Ask before you begin something that somebody may have done before. Relevance falls by a \
+    tenth a day; scope `all` shows what other agents learned.";
+const SESSION_REGISTER: &str = "Do this first, once for each run, and send heartbeats: a session that is not heard of \
+    for a while is ended, and with an agent's last one its locks and claims are given to others.";
+const SESSION_HEARTBEAT: &str = "Send one every few minutes while you work. After `session_ended`, register again and \
+    look whether you still hold your locks and claims.";
+const SESSION_CLEANUP: &str = "For operators. Frees locks and requeues claims of agents that have no live session left, \
+    and only what was not refreshed since; with dry_run it only counts.";
+const STATUS_REPORT: &str = "Say so when your phase changes, when something blocks you, and with needs_human when you \
+    cannot go on alone. Others see your last report beside your sessions. It counts as a heartbeat.";
 
 /// Everything that can be asked for.
 pub static CATALOGUE: &[Entry] = &[
@@ -72,6 +86,37 @@ pub static CATALOGUE: &[Entry] = &[
         .tool(Tool::new("list_tasks"))
         .about_anyone()
         .run_by(run_task_query::<tasks::TaskList>),
+    Entry::command::<handoffs::HandoffWrite>(Method::Post, "/handoffs/write", "Leave word for the next agent")
+        .details(HANDOFF_WRITE)
+        .tool(Tool::new("write_handoff")),
+    Entry::query::<handoffs::HandoffRead>(Method::Post, "/handoffs/read", "Read what agents left, newest first")
+        .details("Read it when you begin, to go on where another agent, or you yourself, stopped.")
+        .tool(Tool::new("read_handoff")),
+    Entry::command::<memories::MemoryStore>(Method::Post, "/memory/store", "Remember what you learned")
+        .details(MEMORY_STORE)
+        .tool(Tool::new("remember").idempotent()),
+    Entry::query::<memories::MemoryQuery>(Method::Post, "/memory/query", "Look for what was learned before")
+        .details(MEMORY_QUERY)
+        .tool(Tool::new("recall")),
+    Entry::command::<sessions::SessionRegister>(Method::Post, "/discovery/register", "Say that you are here")
+        .details(SESSION_REGISTER)
+        .tool(Tool::new("register_session")),
+    Entry::query::<sessions::SessionList>(Method::Get, "/discovery/agents", "See who is here and what they are at")
+        .details("Ask for a `capability` to find somebody who can help.")
+        .tool(Tool::new("discover_agents")),
+    Entry::command::<sessions::SessionHeartbeat>(Method::Post, "/discovery/heartbeat", "Say that you are still here")
+        .details(SESSION_HEARTBEAT)
+        .tool(Tool::new("heartbeat").idempotent()),
+    Entry::command::<sessions::SessionCleanup>(
+        Method::Post,
+        "/discovery/cleanup",
+        "End sessions that are no longer heard of",
+    )
+    .details(SESSION_CLEANUP)
+    .tool(Tool::new("cleanup_dead_agents").destructive().idempotent()),
+    Entry::command::<status::StatusReport>(Method::Post, "/status/report", "Say how you are getting on")
+        .details(STATUS_REPORT)
+        .tool(Tool::new("report_status")),
     Entry::query::<policy::GuardrailsCheck>(
         Method::Post,
         "/guardrails/check",
@@ -85,6 +130,10 @@ pub static CATALOGUE: &[Entry] = &[
         .tool(Tool::new("check_policy")),
     Entry::query::<policy::PolicyValidate>(Method::Post, "/policy/validate", "Check Cedar text against the schema")
         .tool(Tool::new("validate_cedar_policy")),
+    Entry::query::<network::NetworkCheck>(Method::Post, "/network/check", "Ask whether you may connect to a name")
+        .details("Ask before you fetch from a host. A name that is not allowed is an answer with its reason, no error.")
+        .tool(Tool::new("check_network"))
+        .run_by(run_network_check),
     Entry::query::<policy::ProfileMe>(Method::Get, "/profiles/me", "See your own profile")
         .tool(Tool::new("get_my_profile")),
     Entry::query::<audit::AuditQuery>(Method::Get, "/audit", "Look into the audit log, newest first")
@@ -142,6 +191,27 @@ fn run_claim<'a>(
     Box::pin(async move {
         let committed = tasks::claim::claim(app, who, TaskClaim::parse(&input, who)?, &circumstances).await?;
         answer::<TaskClaim>(committed)
+    })
+}
+
+/// Policy's denial of the name is the answer; its audit row says what policy decided.
+fn run_network_check<'a>(
+    app: &'a App,
+    who: &'a Principal,
+    input: Input,
+    circumstances: Circumstances,
+) -> BoxFuture<'a, Result<Answer>> {
+    Box::pin(async move {
+        let query = network::NetworkCheck::parse(&input, who)?;
+        let domain = query.domain.clone();
+        let output = match app.gate().ask(who, query, &circumstances).await {
+            Err(Error::Denied(denial)) => match network::NetworkAnswer::of_denial(&domain, &denial) {
+                Some(output) => output,
+                None => return Err(Error::Denied(denial)),
+            },
+            asked => asked?,
+        };
+        Ok(Answer { status: 200, body: to_value(&output)?, replayed: false })
     })
 }
 

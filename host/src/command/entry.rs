@@ -302,7 +302,7 @@ pub(super) fn answer<C: Command>(committed: Committed<C::Output>) -> Result<Answ
     }
 }
 
-fn to_value<T: serde::Serialize>(output: &T) -> Result<Value> {
+pub(super) fn to_value<T: serde::Serialize>(output: &T) -> Result<Value> {
     serde_json::to_value(output).map_err(|error| {
         tracing::error!(error = %error, "an answer does not serialise");
         Error::StorageUnavailable

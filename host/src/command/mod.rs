@@ -5,16 +5,21 @@ pub mod agents;
 pub mod audit;
 pub mod catalogue;
 mod entry;
+pub mod handoffs;
 pub mod help;
 pub mod input;
 pub mod locks;
+pub mod memories;
+pub mod network;
 pub mod policy;
 pub mod schema;
+pub mod sessions;
+pub mod status;
 pub mod tasks;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::engine::types::{Text, TextFormat};
 use crate::store::Page;
@@ -59,4 +64,10 @@ pub fn plain(texts: &[(&str, Option<&str>)]) -> Vec<Text> {
 #[must_use]
 pub fn json_text(label: &str, value: &Value) -> Text {
     Text { label: label.to_owned(), format: TextFormat::Json, body: value.to_string() }
+}
+
+/// A list of texts for the guardrails, which read each by itself and all of them as one line; none for an empty one.
+#[must_use]
+pub fn list_text(label: &str, texts: &[String]) -> Option<Text> {
+    (!texts.is_empty()).then(|| json_text(label, &json!(texts)))
 }

@@ -4,7 +4,7 @@
 //! pending ──claim──► claimed ──complete──► completed
 //!    ▲  │               │ ├──fail, attempts left──► pending
 //!    │  │               │ └──fail, none left──────► failed
-//!    └──┼───lease ran out, attempts left            (attempts_exhausted)
+//!    └──┼───lease ran out or holder gone, attempts left (attempts_exhausted)
 //!       ├──deadline──► failed (deadline_exceeded)
 //!       ├──a dependency failed──► failed (dependency_failed)
 //!       └──cancel──► cancelled
@@ -130,16 +130,26 @@ impl Progress {
     /// What time alone does to the task.
     #[must_use]
     pub fn expire(&self, now: Time) -> Next {
+        let lapsed = self.status == Status::Claimed && self.lease_expires_at.is_none_or(|at| at <= now);
+        self.pass(lapsed, now)
+    }
+
+    /// What becomes of a claim whose holder is gone: the same as when its lease had run out.
+    #[must_use]
+    pub fn abandon(&self, now: Time) -> Next {
+        self.pass(self.status == Status::Claimed, now)
+    }
+
+    fn pass(&self, is_claim_over: bool, now: Time) -> Next {
         if self.status.is_final() {
             return Next::Stay;
         }
-        let lapsed = self.status == Status::Claimed && self.lease_expires_at.is_none_or(|at| at <= now);
         let ended = i64::from(self.status == Status::Claimed);
         if self.deadline.is_some_and(|at| at <= now) {
             let attempt_count = self.attempt_count.saturating_add(ended).min(self.max_attempts);
             return Next::Fail { attempt_count, reason: Some(failure::DEADLINE_EXCEEDED) };
         }
-        if lapsed { self.spend(Some(failure::ATTEMPTS_EXHAUSTED)) } else { Next::Stay }
+        if is_claim_over { self.spend(Some(failure::ATTEMPTS_EXHAUSTED)) } else { Next::Stay }
     }
 
     /// What the holder's report does to the task.
@@ -192,6 +202,16 @@ mod tests {
         assert!(!task.is_held_by("a", Some("old"), Time::from_micros(99)));
         assert!(!task.is_held_by("b", None, Time::from_micros(99)));
         assert_eq!(task.expire(Time::from_micros(99)), Next::Stay);
+    }
+
+    #[test]
+    fn an_abandoned_claim_ends_as_if_its_lease_had_run_out() {
+        let (early, late) = (Time::from_micros(1), Time::from_micros(100));
+        for spent in 0..3 {
+            assert_eq!(claimed(spent).abandon(early), claimed(spent).expire(late));
+        }
+        let pending = Progress { status: Status::Pending, ..claimed(0) };
+        assert_eq!(pending.abandon(early), Next::Stay);
     }
 
     #[test]

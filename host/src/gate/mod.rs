@@ -28,7 +28,7 @@ use crate::store::{Apply, CommitError, Committed, IdempotencyKey, Store};
 
 pub use active::{Active, Policy, StartError};
 pub use permit::{Evidence, Permit, Refusal, Verdict};
-pub(crate) use signals::Signals;
+pub(crate) use signals::{LockSignal, Signals};
 
 /// How often a request is decided anew when facts or policy move under it.
 const DECIDE_MAX: usize = 8;

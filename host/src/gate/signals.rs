@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
 
 use crate::command::action::Wakes;
 
@@ -12,7 +12,14 @@ use crate::command::action::Wakes;
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     tasks: Notify,
-    locks: Mutex<BTreeMap<String, Arc<Notify>>>,
+    locks: Mutex<BTreeMap<String, Arc<Waiters>>>,
+}
+
+/// Those who wait for one lock.
+#[derive(Debug, Default)]
+struct Waiters {
+    freed: Notify,
+    turn: AsyncMutex<()>,
 }
 
 /// A place among those who wait for a lock, until it is dropped.
@@ -20,7 +27,7 @@ pub(crate) struct Signals {
 pub(crate) struct LockSignal {
     all: Arc<Signals>,
     key: String,
-    freed: Arc<Notify>,
+    waiters: Arc<Waiters>,
 }
 
 impl Signals {
@@ -31,8 +38,8 @@ impl Signals {
 
     /// A place among those who wait for the lock of `key`.
     pub(crate) fn lock(self: &Arc<Self>, key: &str) -> LockSignal {
-        let freed = Arc::clone(self.waited_for().entry(key.to_owned()).or_default());
-        LockSignal { all: Arc::clone(self), key: key.to_owned(), freed }
+        let waiters = Arc::clone(self.waited_for().entry(key.to_owned()).or_default());
+        LockSignal { all: Arc::clone(self), key: key.to_owned(), waiters }
     }
 
     pub(super) fn wake(&self, wakes: &Wakes) {
@@ -40,18 +47,18 @@ impl Signals {
             Wakes::Nothing => {}
             Wakes::Tasks => self.tasks.notify_waiters(),
             Wakes::Lock(key) => {
-                if let Some(freed) = self.waited_for().get(key) {
-                    freed.notify_waiters();
+                if let Some(waiters) = self.waited_for().get(key) {
+                    waiters.freed.notify_waiters();
                 }
             }
             Wakes::All => {
                 self.tasks.notify_waiters();
-                self.waited_for().values().for_each(|freed| freed.notify_waiters());
+                self.waited_for().values().for_each(|waiters| waiters.freed.notify_waiters());
             }
         }
     }
 
-    fn waited_for(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Notify>>> {
+    fn waited_for(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Waiters>>> {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -59,7 +66,13 @@ impl Signals {
 impl LockSignal {
     /// Told when the lock may have become free. Whoever waits registers before looking.
     pub(crate) fn freed(&self) -> Notified<'_> {
-        self.freed.notified()
+        self.waiters.freed.notified()
+    }
+
+    /// The turn to look at the lock and to try it. All are woken at once, and one after the other looks: the first
+    /// finds it free and takes it, the others find it held and need not try. First come, first served.
+    pub(crate) async fn turn(&self) -> AsyncMutexGuard<'_, ()> {
+        self.waiters.turn.lock().await
     }
 }
 
@@ -67,7 +80,7 @@ impl Drop for LockSignal {
     fn drop(&mut self) {
         let mut waited_for = self.all.waited_for();
         // The map's and this one: nobody else waits. New ones come only under the lock that is held here.
-        if Arc::strong_count(&self.freed) <= 2 {
+        if Arc::strong_count(&self.waiters) <= 2 {
             waited_for.remove(&self.key);
         }
     }

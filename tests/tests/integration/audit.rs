@@ -21,6 +21,9 @@ async fn busy(server: &Server) {
             b.post("/locks/acquire", json!({"file_path": "x", "ttl_minutes": 400})).await.invalid("ttl_out_of_range");
             b.post("/work/claim", json!({"agent_id": "a"})).await.denied("identity_mismatch");
             b.get("/locks").await.ok();
+            a.post("/discovery/register", json!({"session_id": "s"})).await.done();
+            a.post("/handoffs/write", json!({"summary": "half done"})).await.done();
+            a.post("/memory/store", json!({"event_type": "error", "summary": "it broke"})).await.done();
         }
     });
     futures::future::join_all(work).await;
@@ -90,6 +93,14 @@ async fn the_database_itself_keeps_the_records() {
         "UPDATE lock_fences SET last_token = last_token - 1",
         "UPDATE lock_fences SET last_token = last_token",
         "DELETE FROM work_queue",
+        "DELETE FROM handoffs",
+        "UPDATE handoffs SET summary = 'another'",
+        "DELETE FROM memories",
+        "UPDATE memories SET summary = 'another', merge_count = merge_count + 1",
+        "UPDATE memories SET agent_id = 'b', merge_count = merge_count + 1",
+        "UPDATE memories SET tags = '[]'",
+        "DELETE FROM agent_sessions",
+        "UPDATE agent_sessions SET agent_id = 'b'",
     ];
     for sql in attempts {
         assert!(execute(&mut db, sql).await.is_err(), "the database let this through: {sql}");
@@ -118,6 +129,9 @@ async fn the_database_itself_lets_nothing_be_replaced() {
         "INSERT OR REPLACE INTO activations SELECT * FROM activations LIMIT 1",
         "INSERT OR REPLACE INTO lock_fences SELECT lock_key, 1 FROM lock_fences",
         "INSERT OR REPLACE INTO work_queue SELECT * FROM work_queue",
+        "INSERT OR REPLACE INTO agent_sessions SELECT * FROM agent_sessions",
+        "INSERT OR REPLACE INTO handoffs SELECT * FROM handoffs",
+        "INSERT OR REPLACE INTO memories SELECT * FROM memories",
     ];
     let mut let_through = Vec::new();
     for sql in attempts {

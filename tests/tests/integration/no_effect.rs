@@ -67,6 +67,14 @@ fn with_texts() -> Vec<(&'static str, Value)> {
         ("task_complete", json!({"task_id": "{task}", "success": true, "result": {"did": text}})),
         ("task_complete", json!({"task_id": "{task}", "success": false, "error_message": text})),
         ("task_cancel", json!({"task_id": "{own_task}", "reason": text})),
+        ("handoff_write", json!({"summary": text})),
+        ("handoff_write", json!({"summary": "half done", "completed_work": [text]})),
+        ("handoff_write", json!({"summary": "half done", "in_progress": [text]})),
+        ("handoff_write", json!({"summary": "half done", "decisions": ["no", text]})),
+        ("handoff_write", json!({"summary": "half done", "next_steps": ["test", text]})),
+        ("handoff_write", json!({"summary": "half done", "relevant_files": [text]})),
+        ("session_register", json!({"session_id": "new", "current_task": text})),
+        ("session_register", json!({"session_id": "new", "capabilities": [text]})),
     ]
 }
 
@@ -89,6 +97,10 @@ async fn a_text_that_guardrails_block_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_state_stands_against_changes_nothing() {
     let scene = Scene::with_actor("claude_code_remote").await;
+    scene.server.admin.post("/discovery/register", json!({"session_id": "of-admin"})).await.done();
+    let tags: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    let full = json!({"event_type": "error", "summary": "full", "tags": tags});
+    scene.actor.post("/memory/store", full).await.done();
     let missing = uuid::Uuid::nil().to_string();
     let task = json!({"task_type": "build", "task_description": "x", "depends_on": [missing]});
     let cases = [
@@ -114,6 +126,14 @@ async fn what_the_state_stands_against_changes_nothing() {
             "task_not_found_or_not_claimed_by_agent",
         ),
         ("task_cancel", json!({"task_id": "{task}"}), "refused", "not_task_submitter"),
+        ("session_register", json!({"session_id": "of-admin"}), "refused", "session_owned_by_other"),
+        ("session_heartbeat", json!({"session_id": "of-admin"}), "refused", "session_not_found"),
+        (
+            "memory_store",
+            json!({"event_type": "error", "summary": "full", "tags": ["one more"]}),
+            "failed",
+            "memory_full",
+        ),
     ];
     for (name, input, outcome, reason) in cases {
         let request = scene.request(crate::samples::entry(name), &input);

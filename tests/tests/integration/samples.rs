@@ -70,6 +70,24 @@ pub(crate) fn samples() -> Vec<Sample> {
         sample("task_cancel", json!({"task_id": "{own_task}"}), bad_task.clone()),
         reading("task_get", json!({"task_id": "{task}"}), bad_task),
         anyone(reading("task_list", json!({"status": "pending"}), json!({"status": "lost"}))),
+        sample("handoff_write", json!({"summary": "half done", "next_steps": ["the rest"]}), json!({"summary": " "})),
+        reading("handoff_read", json!({"agent_name": "actor"}), json!({"limit": 101})),
+        sample(
+            "memory_store",
+            json!({"event_type": "discovery", "summary": "the parser is slow", "tags": ["parser"]}),
+            json!({"event_type": "rumour", "summary": "the parser is slow"}),
+        ),
+        reading("memory_query", json!({"text": "parser"}), json!({"text": "--"})),
+        sample("session_register", json!({"session_id": "new", "capabilities": ["rust"]}), json!({"session_id": 7})),
+        reading("session_list", json!({"capability": "rust"}), json!({"status": "asleep"})),
+        sample("session_heartbeat", json!({"session_id": "of-actor"}), json!({"session_id": ["of-actor"]})),
+        Sample {
+            fit: "claude_code_local",
+            unfit: Some((REMOTE, "trust_below_admin")),
+            ..sample("session_cleanup", json!({"dry_run": false}), json!({"stale_threshold_minutes": 0}))
+        },
+        sample("status_report", json!({"phase": "testing", "message": "all green"}), json!({"needs_human": "maybe"})),
+        sample("network_check", json!({"domain": "github.com"}), json!({"domain": ""})),
         Sample {
             unfit: Some(("evaluator", "operation_not_allowed")),
             ..sample("guardrails_check", json!({"operation_text": "git push -f"}), json!({"operation_text": " "}))
@@ -114,7 +132,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// An agent that holds a lock and a claim and has submitted a task; then given a profile.
+    /// An agent that has a session, holds a lock and a claim and has submitted a task; then given a profile.
     pub(crate) async fn with_actor(profile: &str) -> Self {
         let server = Server::start().await;
         Self::set(server, profile).await
@@ -133,6 +151,7 @@ impl Scene {
         let target =
             server.agent_of(json!({"agent_id": "target", "agent_type": "codex", "profile": "codex_remote"})).await;
         actor.acquire("src/held.rs").await.done();
+        actor.post("/discovery/register", json!({"session_id": "of-actor"})).await.done();
         let task = server.admin.submit("refactor", json!({})).await;
         let own_task = actor.submit("test", json!({})).await;
         let claimed = actor.claim("refactor").await;

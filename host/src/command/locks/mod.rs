@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::action::{Action, Command, Lookout, Query, Subject, Wakes};
 use super::input::{AGENT_ID, AGENT_TYPE, FILE_PATH, Field, Input, Kind, LIMIT, TTL_MINUTES};
 use super::plain;
+use super::sessions::SESSION_ID;
 use crate::authn::Principal;
 use crate::clock::Time;
 use crate::domain::lock::Lock;
@@ -21,7 +22,6 @@ pub const LOCKED_BY_OTHER: &str = "locked_by_other";
 /// Business reason: nothing that the caller holds.
 pub const NOT_FOUND_OR_NOT_OWNER: &str = "lock_not_found_or_not_owner";
 
-const SESSION_ID: Field = Field::new("session_id", Kind::Id, "The caller's session, recorded as given");
 const TOKEN: Field = Field::new("fencing_token", Kind::Int(1, i64::MAX), "The token that the grant answered");
 
 /// Takes a lock, or refreshes the caller's own.

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep_until};
 
 use super::{LockAcquire, LockGrant};
 use crate::app::App;
 use crate::authn::Principal;
 use crate::error::Result;
-use crate::gate::Circumstances;
+use crate::gate::{Circumstances, LockSignal};
 use crate::store::Committed;
 
 /// How long a waiter goes without looking. It is woken by the commit that frees the lock and at its holder's expiry;
@@ -27,28 +28,49 @@ pub(crate) async fn acquire(
 ) -> Result<Committed<LockGrant>> {
     let until = Instant::now() + Duration::from_secs(u64::try_from(command.wait_seconds).unwrap_or(0));
     let signal = app.gate().signals().lock(command.lock_key.as_str());
+    let mut turn = None;
     loop {
         let is_last = Instant::now() >= until || app.is_stopping();
         match app.gate().run(who, LockAcquire { is_last, ..command.clone() }, circumstances).await? {
             Committed::Done(grant) if grant.waits => {}
             answer => return Ok(answer),
         }
-        loop {
-            // Registered before looking, so that a release between looking and waiting still wakes.
-            let freed = signal.freed();
-            let held = app.gate().store().view().lock(&command.lock_key).await?;
-            let now = app.gate().clock().now();
-            let Some(held) = held.filter(|held| held.is_live(now) && held.agent_id != who.agent_id()) else { break };
-            if Instant::now() >= until || app.is_stopping() {
-                break;
-            }
-            let expiry = Duration::from_micros(u64::try_from(held.expires_at.since(now)).unwrap_or(0));
-            let look_again = Instant::now() + expiry.min(LOOK_PERIOD);
-            tokio::select! {
-                () = freed => {}
-                () = sleep_until(until.min(look_again)) => {}
-                () = app.stopping() => {}
-            }
+        drop(turn.take());
+        turn = wait(app, who, &command, &signal, until).await?;
+    }
+}
+
+/// Returns when the lock is worth trying: free, with the turn to take it, or at the end of the wait.
+async fn wait<'s>(
+    app: &App,
+    who: &Principal,
+    command: &LockAcquire,
+    signal: &'s LockSignal,
+    until: Instant,
+) -> Result<Option<MutexGuard<'s, ()>>> {
+    loop {
+        // Registered before looking, so that a release between looking and waiting still wakes.
+        let freed = signal.freed();
+        let turn = tokio::select! {
+            turn = signal.turn() => turn,
+            () = sleep_until(until) => return Ok(None),
+            () = app.stopping() => return Ok(None),
+        };
+        let held = app.gate().store().view().lock(&command.lock_key).await?;
+        let now = app.gate().clock().now();
+        let Some(held) = held.filter(|held| held.is_live(now) && held.agent_id != who.agent_id()) else {
+            return Ok(Some(turn));
+        };
+        drop(turn);
+        if Instant::now() >= until || app.is_stopping() {
+            return Ok(None);
+        }
+        let expiry = Duration::from_micros(u64::try_from(held.expires_at.since(now)).unwrap_or(0));
+        let look_again = Instant::now() + expiry.min(LOOK_PERIOD);
+        tokio::select! {
+            () = freed => {}
+            () = sleep_until(until.min(look_again)) => {}
+            () = app.stopping() => {}
         }
     }
 }

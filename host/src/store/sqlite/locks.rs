@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::gate::Permit;
 use crate::store::{Page, StoreError};
 
-fn read_lock(row: &SqliteRow) -> Result<Lock, sqlx::Error> {
+pub(super) fn read_lock(row: &SqliteRow) -> Result<Lock, sqlx::Error> {
     let key: String = row.try_get("lock_key")?;
     Ok(Lock {
         lock_key: LockKey::parse(&key).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
@@ -41,13 +41,14 @@ impl Tx<'_> {
 
     async fn lock_put(&mut self, lock: &Lock) -> Result<(), sqlx::Error> {
         let sql = "INSERT INTO file_locks
-                       (lock_key, agent_id, agent_type, session_id, reason, fencing_token, locked_at, expires_at)
-                   VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                       (lock_key, agent_id, agent_type, session_id, reason, fencing_token, locked_at, expires_at,
+                        refreshed_at)
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
                    ON CONFLICT (lock_key) DO UPDATE SET
                        agent_id = excluded.agent_id, agent_type = excluded.agent_type,
                        session_id = excluded.session_id, reason = excluded.reason,
                        fencing_token = excluded.fencing_token, locked_at = excluded.locked_at,
-                       expires_at = excluded.expires_at";
+                       expires_at = excluded.expires_at, refreshed_at = excluded.refreshed_at";
         sqlx::query(sql)
             .bind(lock.lock_key.as_str())
             .bind(&lock.agent_id)
@@ -57,13 +58,14 @@ impl Tx<'_> {
             .bind(lock.fencing_token)
             .bind(lock.locked_at.as_micros())
             .bind(lock.expires_at.as_micros())
+            .bind(self.now().as_micros())
             .execute(&mut *self.conn)
             .await?;
         self.changed("file_locks", lock.lock_key.as_str(), lock.fencing_token);
         Ok(())
     }
 
-    async fn lock_delete(&mut self, lock: &Lock) -> Result<(), sqlx::Error> {
+    pub(super) async fn lock_delete(&mut self, lock: &Lock) -> Result<(), sqlx::Error> {
         sqlx::query("DELETE FROM file_locks WHERE lock_key = ?1")
             .bind(lock.lock_key.as_str())
             .execute(&mut *self.conn)

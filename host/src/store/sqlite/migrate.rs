@@ -14,11 +14,18 @@ struct Migration {
 }
 
 /// All of them, in order. Each has a twin of the same number and name in `migrations/postgres`.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "coordination",
-    sql: include_str!("../../../../migrations/sqlite/0001_coordination.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "coordination",
+        sql: include_str!("../../../../migrations/sqlite/0001_coordination.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "sessions_and_memories",
+        sql: include_str!("../../../../migrations/sqlite/0002_sessions_and_memories.sql"),
+    },
+];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     version    INTEGER NOT NULL PRIMARY KEY,

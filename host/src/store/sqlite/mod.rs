@@ -2,12 +2,17 @@
 
 mod agents;
 mod audit;
+mod cleanup;
+mod columns;
+mod handoffs;
 mod inspect;
 mod job;
 mod locks;
+mod memories;
 mod migrate;
 mod policy;
 mod rows;
+mod sessions;
 mod tasks;
 mod tx;
 mod view;

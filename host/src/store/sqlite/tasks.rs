@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use super::columns::{json_of, texts, time};
 use super::tx::{Apply, Rejected, Tx};
 use super::view::{View, page};
 use crate::clock::Time;
@@ -21,15 +22,6 @@ const EXPIRE_MAX: i64 = 500;
 
 /// The least trust that may withdraw another's task (class `admin`).
 const ADMIN_TRUST: i64 = 3;
-
-fn time(row: &SqliteRow, column: &str) -> Result<Option<Time>, sqlx::Error> {
-    Ok(row.try_get::<Option<i64>, _>(column)?.map(Time::from_micros))
-}
-
-fn json_of(row: &SqliteRow, column: &str) -> Result<Option<Value>, sqlx::Error> {
-    let text: Option<String> = row.try_get(column)?;
-    text.map(|text| serde_json::from_str(&text).map_err(|e| sqlx::Error::Decode(Box::new(e)))).transpose()
-}
 
 fn status_of(row: &SqliteRow) -> Result<Status, sqlx::Error> {
     let text: String = row.try_get("status")?;
@@ -49,7 +41,6 @@ fn read_progress(row: &SqliteRow) -> Result<Progress, sqlx::Error> {
 }
 
 fn read_task(row: &SqliteRow) -> Result<TaskEntry, sqlx::Error> {
-    let depends_on: String = row.try_get("depends_on")?;
     Ok(TaskEntry {
         id: row.try_get("task_id")?,
         task_type: row.try_get("task_type")?,
@@ -65,7 +56,7 @@ fn read_task(row: &SqliteRow) -> Result<TaskEntry, sqlx::Error> {
         max_attempts: row.try_get("max_attempts")?,
         result: json_of(row, "result")?,
         error_message: row.try_get("error_message")?,
-        depends_on: serde_json::from_str(&depends_on).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
+        depends_on: texts(row, "depends_on")?,
         deadline: time(row, "deadline")?,
         created_at: Time::from_micros(row.try_get("created_at")?),
         completed_at: time(row, "completed_at")?,
@@ -82,7 +73,7 @@ struct Move<'a> {
 }
 
 impl Tx<'_> {
-    async fn task_progress(&mut self, task_id: &str) -> Result<Option<Progress>, sqlx::Error> {
+    pub(super) async fn task_progress(&mut self, task_id: &str) -> Result<Option<Progress>, sqlx::Error> {
         let sql = "SELECT status, attempt_count, max_attempts, claimed_by, claim_token, lease_expires_at, deadline
                    FROM work_queue WHERE task_id = ?1";
         let row = sqlx::query(sql).bind(task_id).fetch_optional(&mut *self.conn).await?;
@@ -96,7 +87,7 @@ impl Tx<'_> {
     /// Ends a claim or a task. `claimed_by` of a final task stays, to tell who did it.
     async fn task_move(&mut self, to: Move<'_>) -> Result<(), sqlx::Error> {
         let sql = "UPDATE work_queue SET status = ?2, attempt_count = ?3, result = ?4, error_message = ?5,
-                       claim_token = NULL, lease_expires_at = NULL, completed_at = ?6,
+                       claim_token = NULL, lease_expires_at = NULL, heartbeat_at = NULL, completed_at = ?6,
                        claimed_by = CASE WHEN ?2 = 'pending' THEN NULL ELSE claimed_by END,
                        claimed_at = CASE WHEN ?2 = 'pending' THEN NULL ELSE claimed_at END
                    WHERE task_id = ?1";
@@ -142,6 +133,21 @@ impl Tx<'_> {
             }
         }
         Ok(failed)
+    }
+
+    /// Carries out what became of a task without its holder.
+    pub(super) async fn task_end(&mut self, task_id: &str, next: Next) -> Result<TasksExpired, sqlx::Error> {
+        let (status, attempt_count, error_message) = match next {
+            Next::Retry { attempt_count } => (Status::Pending, attempt_count, None),
+            Next::Fail { attempt_count, reason } => (Status::Failed, attempt_count, reason),
+            Next::Stay | Next::Complete => return Ok(TasksExpired { requeued: 0, failed: 0 }),
+        };
+        self.task_move(Move { task_id, status, attempt_count, result: None, error_message }).await?;
+        if status == Status::Failed {
+            let failed = self.dependants_fail(task_id).await?.saturating_add(1);
+            return Ok(TasksExpired { requeued: 0, failed });
+        }
+        Ok(TasksExpired { requeued: 1, failed: 0 })
     }
 
     async fn task_insert(&mut self, task: &TaskSubmit, by: &str, open: i64) -> Result<(), sqlx::Error> {
@@ -221,7 +227,8 @@ impl Apply for TaskClaim {
         // The candidate was seen outside of this transaction; only a task that still waits is taken,
         // and only by a claimant that still meets what it asks for.
         let sql = "UPDATE work_queue
-                   SET status = 'claimed', claimed_by = ?2, claimed_at = ?3, claim_token = ?4, lease_expires_at = ?5
+                   SET status = 'claimed', claimed_by = ?2, claimed_at = ?3, claim_token = ?4, lease_expires_at = ?5,
+                       heartbeat_at = ?3
                    WHERE task_id = ?1 AND status = 'pending' AND open_dependencies = 0
                      AND (deadline IS NULL OR deadline > ?3)
                      AND (required_trust IS NULL OR required_trust <= ?6)
@@ -274,9 +281,10 @@ impl Apply for TaskHeartbeat {
             return Ok(TaskBeat { success: false, lease_expires_at: None, reason: Some(NOT_CLAIMED) });
         };
         let until = now.plus_seconds(self.lease_seconds);
-        sqlx::query("UPDATE work_queue SET lease_expires_at = ?2 WHERE task_id = ?1")
+        sqlx::query("UPDATE work_queue SET lease_expires_at = ?2, heartbeat_at = ?3 WHERE task_id = ?1")
             .bind(&self.task_id)
             .bind(until.as_micros())
+            .bind(now.as_micros())
             .execute(&mut *tx.conn)
             .await?;
         tx.task_changed(&self.task_id, Status::Claimed, task.attempt_count);
@@ -348,17 +356,9 @@ impl Apply for TaskExpire {
             let task_id: String = row.try_get("task_id")?;
             // One that an earlier row's failure took with it is final by now.
             let Some(task) = tx.task_progress(&task_id).await? else { continue };
-            let (status, attempt_count, error_message) = match task.expire(now) {
-                Next::Retry { attempt_count } => (Status::Pending, attempt_count, None),
-                Next::Fail { attempt_count, reason } => (Status::Failed, attempt_count, reason),
-                Next::Stay | Next::Complete => continue,
-            };
-            tx.task_move(Move { task_id: &task_id, status, attempt_count, result: None, error_message }).await?;
-            if status == Status::Failed {
-                failed = failed.saturating_add(1).saturating_add(tx.dependants_fail(&task_id).await?);
-            } else {
-                requeued = requeued.saturating_add(1);
-            }
+            let ended = tx.task_end(&task_id, task.expire(now)).await?;
+            requeued = requeued.saturating_add(ended.requeued);
+            failed = failed.saturating_add(ended.failed);
         }
         let day = now.plus_minutes(-24 * 60).as_micros();
         sqlx::query("DELETE FROM idempotency_keys WHERE created_at <= ?1").bind(day).execute(&mut *tx.conn).await?;

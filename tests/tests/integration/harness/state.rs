@@ -10,13 +10,22 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection};
 use super::Server;
 
 /// Tables that hold state: what a denied request must leave as it was.
-pub(crate) const STATE_TABLES: [&str; 9] = [
+pub(crate) const STATE_TABLES: [&str; 17] = [
     "agents",
     "api_keys",
     "file_locks",
     "lock_fences",
     "work_queue",
     "work_dependencies",
+    "agent_sessions",
+    "agent_status",
+    "handoffs",
+    "memories",
+    // Where the full-text index keeps what it knows.
+    "memories_fts_config",
+    "memories_fts_data",
+    "memories_fts_docsize",
+    "memories_fts_idx",
     "components",
     "activations",
     "idempotency_keys",
@@ -64,9 +73,10 @@ pub(crate) async fn execute(conn: &mut SqliteConnection, sql: &str) -> Result<u6
     sqlx::query(AssertSqlSafe(sql)).execute(conn).await.map(|done| done.rows_affected())
 }
 
-/// Names of the tables that there are.
+/// Names of the tables that there are. A virtual one has nothing but what its shadow tables hold.
 pub(crate) async fn tables(conn: &mut SqliteConnection) -> Vec<String> {
-    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name";
+    let sql = "SELECT name FROM pragma_table_list
+               WHERE schema = 'main' AND type IN ('table', 'shadow') AND name NOT LIKE 'sqlite_%' ORDER BY name";
     sqlx::query_scalar(sql).fetch_all(conn).await.unwrap()
 }
 

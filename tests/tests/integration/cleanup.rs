@@ -1,0 +1,305 @@
+//! Cleaning up after agents that are no longer heard of, without harm to anybody who is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Server};
+
+async fn cleanup(server: &Server, body: Value) -> Value {
+    server.admin.post("/discovery/cleanup", body).await.done()
+}
+
+fn counts(cleaned: &Value) -> (i64, i64, i64) {
+    let count = |field: &str| cleaned[field].as_i64().unwrap();
+    (count("agents_cleaned"), count("locks_released"), count("tasks_requeued"))
+}
+
+async fn register(client: &Client, session_id: &str) {
+    client.post("/discovery/register", json!({"session_id": session_id})).await.done();
+}
+
+async fn acquire(client: &Client, file_path: &str, session_id: Value) -> i64 {
+    let body = json!({"file_path": file_path, "session_id": session_id, "ttl_minutes": 120});
+    client.post("/locks/acquire", body).await.done()["fencing_token"].as_i64().unwrap()
+}
+
+async fn held(server: &Server) -> BTreeSet<String> {
+    let listing = server.admin.get("/locks?limit=1000").await.ok();
+    listing["locks"].as_array().unwrap().iter().map(|lock| lock["file_path"].as_str().unwrap().to_owned()).collect()
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// A claim that outlives the test's hours.
+async fn claim(client: &Client, task_type: &str) -> Value {
+    client.post("/work/claim", json!({"task_types": [task_type], "lease_seconds": 86_400})).await.done()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_agent_held_is_given_to_others() {
+    let server = Server::start().await;
+    let (a, b) = (server.agent("a", "codex_remote").await, server.agent("b", "codex_remote").await);
+    register(&a, "s").await;
+    let token = acquire(&a, "under/session", json!("s")).await;
+    acquire(&a, "under/none", Value::Null).await;
+    acquire(&a, "under/unknown", json!("from a hook")).await;
+    let task = server.admin.submit("t", json!({"max_attempts": 2})).await;
+    let claimed = claim(&a, "t").await;
+    server.clock.advance_seconds(15 * 60 - 1);
+    assert_eq!(counts(&cleanup(&server, json!({})).await), (0, 0, 0), "an instant too early");
+    server.clock.advance_seconds(1);
+    let cleaned = cleanup(&server, json!({})).await;
+    let expected = json!({"success": true, "agents_cleaned": 1, "locks_released": 2, "tasks_requeued": 1});
+    assert_eq!(cleaned, expected);
+    assert_eq!(held(&server).await, set(&["under/unknown"]));
+    // The dead agent's claim is over; its attempt counts, and so does the token of its lock.
+    let stored = server.admin.task(&task).await;
+    assert_eq!((&stored["status"], &stored["attempt_count"]), (&json!("pending"), &json!(1)));
+    let late = json!({"task_id": task, "claim_token": claimed["claim_token"], "success": true});
+    a.post("/work/complete", late).await.refused("task_not_found_or_not_claimed_by_agent");
+    let body = json!({"file_path": "under/session", "fencing_token": token});
+    assert_eq!(a.post("/locks/verify", body).await.ok()["valid"], false);
+    assert!(acquire(&b, "under/session", Value::Null).await > token);
+    assert_eq!(claim(&b, "t").await["attempt"], 2);
+    assert_eq!(counts(&cleanup(&server, json!({})).await), (0, 0, 0), "once is enough");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_attempt_of_a_dead_agent_fails_the_task_and_what_depends_on_it() {
+    let server = Server::start().await;
+    let a = server.agent("a", "codex_remote").await;
+    register(&a, "s").await;
+    let task = server.admin.submit("t", json!({"max_attempts": 1})).await;
+    let dependant = server.admin.submit("t2", json!({"depends_on": [task]})).await;
+    claim(&a, "t").await;
+    server.clock.advance_seconds(3600);
+    assert_eq!(counts(&cleanup(&server, json!({})).await), (1, 0, 0), "nothing came back into the queue");
+    assert_eq!(server.admin.task(&task).await["error_message"], "attempts_exhausted");
+    assert_eq!(server.admin.task(&dependant).await["error_message"], "dependency_failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_who_is_there_loses_anything() {
+    let server = Server::start().await;
+    let profile = "codex_remote";
+    let two = server.agent("two_sessions", profile).await;
+    let never = server.agent("never_registered", profile).await;
+    let busy = server.agent("busy_without_heartbeat", profile).await;
+    register(&two, "stale").await;
+    acquire(&two, "two/stale", json!("stale")).await;
+    acquire(&two, "two/none", Value::Null).await;
+    acquire(&never, "never/none", Value::Null).await;
+    acquire(&never, "never/of-another", json!("stale")).await;
+    register(&busy, "quiet").await;
+    acquire(&busy, "busy/old", json!("quiet")).await;
+    let refreshed = acquire(&busy, "busy/renewed", json!("quiet")).await;
+    for kind in ["two", "never", "beaten", "left"] {
+        server.admin.submit(kind, json!({})).await;
+    }
+    claim(&two, "two").await;
+    claim(&never, "never").await;
+    let beaten = claim(&busy, "beaten").await;
+    claim(&busy, "left").await;
+    server.clock.advance_seconds(20 * 60);
+    register(&two, "fresh").await;
+    let renew = json!({"file_path": "busy/renewed", "fencing_token": refreshed, "ttl_minutes": 120});
+    busy.post("/locks/renew", renew).await.done();
+    let beat = json!({"task_id": beaten["task_id"], "claim_token": beaten["claim_token"], "lease_seconds": 86_400});
+    busy.post("/work/heartbeat", beat).await.done();
+    acquire(&busy, "busy/new", Value::Null).await;
+    assert_eq!(counts(&cleanup(&server, json!({})).await), (1, 1, 1));
+    let kept = ["two/stale", "two/none", "never/none", "never/of-another", "busy/renewed", "busy/new"];
+    assert_eq!(held(&server).await, set(&kept));
+    let claims = server.admin.get("/work?status=claimed").await.ok();
+    let kinds: BTreeSet<String> =
+        claims["tasks"].as_array().unwrap().iter().map(|task| task["task_type"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, set(&["two", "never", "beaten"]));
+    let sessions = server.admin.get("/discovery/agents?status=disconnected").await.ok();
+    assert_eq!(sessions["count"], 2, "stale sessions end in any case: {sessions}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_counts_the_same_and_changes_nothing() {
+    let server = Server::start().await;
+    let a = server.agent("a", "codex_remote").await;
+    register(&a, "s").await;
+    acquire(&a, "x", json!("s")).await;
+    server.admin.submit("t", json!({})).await;
+    claim(&a, "t").await;
+    server.clock.advance_seconds(3600);
+    let (before, seq) = (server.state().await, server.last_seq().await);
+    let dry = cleanup(&server, json!({"dry_run": true})).await;
+    assert_eq!(server.state().await, before);
+    let line = server.only_line_after(seq).await;
+    assert_eq!((line.changes.as_str(), line.outcome.as_str()), ("[]", "ok"));
+    let entry = server.admin.get("/audit?limit=1").await.ok()["entries"][0].clone();
+    assert_eq!(entry["parameters"]["dry_run"], true, "{entry}");
+    assert_eq!(counts(&dry), (1, 1, 1));
+    assert_eq!(cleanup(&server, json!({"dry_run": "false"})).await, dry);
+    assert_ne!(server.state().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cleanup_is_an_admins_and_its_threshold_has_bounds() {
+    let server = Server::start().await;
+    let (local, remote) = (server.agent("l", "codex_local").await, server.agent("r", "codex_remote").await);
+    remote.post("/discovery/cleanup", json!({})).await.denied("trust_below_admin");
+    local.post("/discovery/cleanup", json!({})).await.done();
+    for threshold in [json!(0), json!(-1), json!(10_081), json!(1e30)] {
+        let reply = local.post("/discovery/cleanup", json!({"stale_threshold_minutes": threshold})).await;
+        reply.invalid("threshold_out_of_range");
+    }
+    register(&remote, "s").await;
+    server.clock.advance_seconds(60);
+    assert_eq!(counts(&cleanup(&server, json!({"stale_threshold_minutes": 2})).await), (0, 0, 0));
+    assert_eq!(counts(&cleanup(&server, json!({"stale_threshold_minutes": 1})).await), (1, 0, 0));
+}
+
+// ------------------------------------------------------------- any history
+
+#[derive(Debug, Clone)]
+enum Deed {
+    Register(usize, usize),
+    Beat(usize, usize),
+    Acquire(usize, usize, Option<usize>),
+    Claim(usize),
+    Pass(u16),
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let deed = prop_oneof![
+        (0..3_usize, 0..2_usize).prop_map(|(agent, n)| Deed::Register(agent, n)),
+        (0..3_usize, 0..2_usize).prop_map(|(agent, n)| Deed::Beat(agent, n)),
+        (0..3_usize, 0..6_usize, proptest::option::of(0..3_usize))
+            .prop_map(|(agent, key, session)| Deed::Acquire(agent, key, session)),
+        (0..3_usize).prop_map(Deed::Claim),
+        (60..1200_u16).prop_map(Deed::Pass),
+    ];
+    proptest::collection::vec(deed, 1..30)
+}
+
+const AGENTS: [&str; 3] = ["a", "b", "c"];
+
+/// What must still be there, by a model that knows nothing of SQL.
+#[derive(Debug, Default)]
+struct Model {
+    now: i64,
+    /// Last heartbeat by agent and session.
+    sessions: BTreeMap<(usize, usize), i64>,
+    /// Holder, last refresh, session by key.
+    locks: BTreeMap<usize, (usize, i64, Option<usize>)>,
+    /// Since when, by claimant.
+    claims: Vec<(usize, i64)>,
+}
+
+impl Model {
+    fn is_dead(&self, agent: usize, cutoff: i64) -> bool {
+        let mut own = self.sessions.iter().filter(|((owner, _), _)| *owner == agent).peekable();
+        own.peek().is_some() && own.all(|(_, heard)| *heard <= cutoff)
+    }
+
+    /// A lock is taken from a dead agent if it was not refreshed since and was not taken under a name that is no
+    /// session of its own.
+    fn takes_lock(&self, (agent, refreshed, session): (usize, i64, Option<usize>), cutoff: i64) -> bool {
+        let is_own = session.is_none_or(|n| self.sessions.contains_key(&(agent, n)));
+        self.is_dead(agent, cutoff) && refreshed <= cutoff && is_own
+    }
+}
+
+fn session_name(agent: usize, n: usize) -> String {
+    format!("{}-{n}", AGENTS[agent])
+}
+
+async fn play(server: &Server, agents: &[Client], deeds: &[Deed]) -> Model {
+    let mut model = Model::default();
+    for deed in deeds {
+        match *deed {
+            Deed::Register(agent, n) => {
+                register(&agents[agent], &session_name(agent, n)).await;
+                model.sessions.insert((agent, n), model.now);
+            }
+            Deed::Beat(agent, n) => {
+                let body = json!({"session_id": session_name(agent, n)});
+                let beaten = agents[agent].post("/discovery/heartbeat", body).await.ok()["success"] == true;
+                assert_eq!(beaten, model.sessions.contains_key(&(agent, n)));
+                model.sessions.entry((agent, n)).and_modify(|heard| *heard = model.now);
+            }
+            Deed::Acquire(agent, key, session) => {
+                let name = session.map(|n| session_name(agent, n));
+                let body = json!({"file_path": format!("k{key}"), "session_id": name, "ttl_minutes": 480});
+                let grant = agents[agent].post("/locks/acquire", body).await.ok();
+                let before = model.locks.get(&key).copied();
+                assert_eq!(grant["success"] == true, before.is_none_or(|(holder, ..)| holder == agent));
+                if grant["success"] == true {
+                    let session = session.or(before.and_then(|(_, _, session)| session));
+                    model.locks.insert(key, (agent, model.now, session));
+                }
+            }
+            Deed::Claim(agent) => {
+                server.admin.submit("t", json!({"max_attempts": 9})).await;
+                claim(&agents[agent], "t").await;
+                model.claims.push((agent, model.now));
+            }
+            Deed::Pass(seconds) => {
+                server.clock.advance_seconds(i64::from(seconds));
+                model.now += i64::from(seconds);
+            }
+        }
+    }
+    model
+}
+
+/// A history of at most five hours, within every lease, and then a cleanup.
+async fn is_harmless(deeds: Vec<Deed>) {
+    let server = Server::start().await;
+    let mut agents = Vec::new();
+    for name in AGENTS {
+        agents.push(server.agent(name, "codex_local").await);
+    }
+    let passed: i64 = deeds.iter().map(|deed| if let Deed::Pass(s) = deed { i64::from(*s) } else { 0 }).sum();
+    assert!(passed < 480 * 60 * 2);
+    let mut lived = 0;
+    // Locks run out after eight hours; what comes later is left out.
+    let deeds: Vec<Deed> = deeds
+        .into_iter()
+        .take_while(|deed| {
+            lived += if let Deed::Pass(s) = deed { i64::from(*s) } else { 0 };
+            lived < 470 * 60
+        })
+        .collect();
+    let model = play(&server, &agents, &deeds).await;
+    let cutoff = model.now - 15 * 60;
+    let dry = cleanup(&server, json!({"dry_run": true})).await;
+    let cleaned = cleanup(&server, json!({})).await;
+    assert_eq!(dry, cleaned);
+    let dead = (0..3).filter(|agent| model.is_dead(*agent, cutoff)).count();
+    let kept: BTreeSet<String> = model
+        .locks
+        .iter()
+        .filter(|(_, lock)| !model.takes_lock(**lock, cutoff))
+        .map(|(key, _)| format!("k{key}"))
+        .collect();
+    let requeued = model.claims.iter().filter(|(agent, at)| model.is_dead(*agent, cutoff) && *at <= cutoff).count();
+    let released = model.locks.len() - kept.len();
+    let expected = [dead, released, requeued].map(|count| i64::try_from(count).unwrap());
+    assert_eq!(counts(&cleaned), expected.into(), "{model:#?}");
+    assert_eq!(held(&server).await, kept, "{model:#?}");
+}
+
+#[test]
+fn whatever_happened_before_a_cleanup_harms_no_live_agent() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut runner = TestRunner::new(Config { cases: 24, max_shrink_iters: 200, ..Config::default() });
+    let ran = runner.run(&deeds(), |deeds| {
+        let shown = format!("{deeds:?}");
+        runtime
+            .block_on(runtime.spawn(is_harmless(deeds)))
+            .map_err(|panic| TestCaseError::fail(format!("{shown}: {panic}")))
+    });
+    ran.unwrap();
+}
