@@ -25,6 +25,8 @@ pub type Response = http::Response<BoxBody<Bytes, Infallible>>;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+
 /// Longest session identifier that is taken from a client.
 const SESSION_BYTES_MAX: usize = 128;
 
@@ -83,13 +85,12 @@ impl Endpoint {
         B::Data: Send,
         B::Error: std::fmt::Display,
     {
+        let is_first = is_first(&request);
         // The identifier has done its work; nothing is stored under it that the transport could look for.
-        let is_new = request.headers_mut().remove(&SESSION).is_none() && *request.method() == Method::POST;
-        let is_old_era = !is_modern(request.headers());
+        request.headers_mut().remove(&SESSION);
         request.extensions_mut().insert(caller);
         let mut response = self.service.handle(request).await;
-        if is_new
-            && is_old_era
+        if is_first
             && response.status() == StatusCode::OK
             && let Ok(id) = HeaderValue::from_str(&crate::command::new_id())
         {
@@ -99,8 +100,8 @@ impl Endpoint {
     }
 }
 
-/// Whether a request says that it is of the revision without sessions.
-fn is_modern(headers: &HeaderMap) -> bool {
-    let version = headers.get("mcp-protocol-version").and_then(|value| value.to_str().ok());
-    version.is_some_and(|version| version >= "2026-07-28")
+/// Whether a request is a client's first: later ones name the session, or at least the revision that was agreed on.
+fn is_first<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    *request.method() == Method::POST && !headers.contains_key(&SESSION) && !headers.contains_key(VERSION)
 }
