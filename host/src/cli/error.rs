@@ -3,6 +3,15 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use serde_json::Value;
+
+/// The command line, or a file that it names, is not understood.
+pub const EXIT_USAGE: u8 = 2;
+/// Policy said no.
+pub const EXIT_DENIED: u8 = 3;
+/// The service answered that it did not do it: a lock is held, there is no task, a name is taken.
+pub const EXIT_REFUSED: u8 = 4;
+
 /// Why a command failed, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CliError {
@@ -12,19 +21,28 @@ pub struct CliError {
     pub next: String,
     /// The process' exit code.
     pub exit: u8,
+    /// What the service answered, if it did: what programs read instead of the words.
+    pub body: Option<Value>,
 }
 
 impl CliError {
     /// An error that ends the command with 1.
     #[must_use]
     pub fn new(cause: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { cause: cause.into(), next: next.into(), exit: 1 }
+        Self { cause: cause.into(), next: next.into(), exit: 1, body: None }
     }
 
     /// The same error under another exit code.
     #[must_use]
     pub const fn with_exit(mut self, exit: u8) -> Self {
         self.exit = exit;
+        self
+    }
+
+    /// The same error with the answer that it is about.
+    #[must_use]
+    pub fn with_body(mut self, body: &Value) -> Self {
+        self.body = Some(body.clone());
         self
     }
 

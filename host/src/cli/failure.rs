@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::error::CliError;
+use super::error::{CliError, EXIT_DENIED, EXIT_REFUSED};
 use crate::app::OpenError;
 use crate::client::ClientError;
 use crate::command::catalogue::Kind;
@@ -91,6 +91,10 @@ pub(super) fn client(error: &ClientError, kind: Kind) -> CliError {
 
 /// What a refusal's body, the same over any transport, means.
 pub(super) fn refused(body: &Value) -> CliError {
+    meaning(body).with_body(body)
+}
+
+fn meaning(body: &Value) -> CliError {
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
     let error = text("error");
     match error {
@@ -104,6 +108,7 @@ pub(super) fn refused(body: &Value) -> CliError {
                 format!("denied by policy: {}", text("reason")),
                 next.unwrap_or("ask whoever owns the policy"),
             )
+            .with_exit(EXIT_DENIED)
         }
         "invalid_request" => invalid(body),
         "policy_unavailable" => CliError::new(
@@ -152,5 +157,5 @@ pub(super) fn unsuccessful(body: &Value) -> Result<(), CliError> {
         "system_agent_is_fixed" => "leave `system` alone: the service's own work runs as it",
         _ => "see --help",
     };
-    Err(CliError::new(format!("refused: {reason}"), next))
+    Err(CliError::new(format!("refused: {reason}"), next).with_exit(EXIT_REFUSED).with_body(body))
 }

@@ -1,12 +1,13 @@
 //! How a command reaches the service, and what its answers mean to somebody at a command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::error::CliError;
+use super::body::text;
+use super::error::{CliError, EXIT_USAGE};
 use super::output::Output;
 use super::progress::Progress;
 use super::{failure, folders};
@@ -34,18 +35,39 @@ pub(super) struct Transport(Client);
 impl Where {
     /// Connects. An option goes before a variable, and a URL before the default folder.
     pub(super) async fn connect(&self, output: &Output) -> Result<Transport, CliError> {
+        self.connect_as(None, output).await
+    }
+
+    /// Connects as an agent of the folder, or as whoever the key says.
+    pub(super) async fn connect_as(&self, agent: Option<&str>, output: &Output) -> Result<Transport, CliError> {
+        if let Some(agent) = agent
+            && let Some(url) = self.server()
+        {
+            return Err(CliError::new(
+                format!(
+                    "--agent {agent} is for a data folder, and `{url}` is a server, which knows callers by their key"
+                ),
+                "set PORTREEVE_API_KEY to that agent's key, or name the folder: --data DIR",
+            )
+            .with_exit(EXIT_USAGE));
+        }
         match (&self.url, &self.data) {
             (Some(_), Some(_)) => Err(CliError::new(
                 "--url and --data name two services",
                 "give the one that you mean: --url for a running server, --data for a folder",
-            )),
-            (Some(url), None) => http(url, output),
-            (None, Some(_)) => self.embedded(output).await,
-            (None, None) => match folders::variable("PORTREEVE_URL") {
-                Some(url) => http(&url.to_string_lossy(), output),
-                None => self.embedded(output).await,
+            )
+            .with_exit(EXIT_USAGE)),
+            _ => match self.server() {
+                Some(url) => http(&url, output),
+                None => self.embedded(agent, output).await,
             },
         }
+    }
+
+    /// The server that is named, by an option or, where no folder is, by the variable.
+    pub(super) fn server(&self) -> Option<String> {
+        let variable = || folders::variable("PORTREEVE_URL").map(|url| url.to_string_lossy().into_owned());
+        self.url.clone().or_else(|| if self.data.is_some() { None } else { variable() })
     }
 
     /// The data folder, which must hold a store already: a mistyped name must not become a new service.
@@ -60,9 +82,9 @@ impl Where {
         ))
     }
 
-    async fn embedded(&self, output: &Output) -> Result<Transport, CliError> {
+    async fn embedded(&self, agent: Option<&str>, output: &Output) -> Result<Transport, CliError> {
         let data = self.store_folder()?;
-        let key = key_of(&data)?;
+        let caller = caller_of(&data, agent)?;
         let options = Options {
             data,
             cache: folders::service_cache(None),
@@ -73,22 +95,38 @@ impl Where {
         let progress = Progress::new(output);
         let app = App::attach(options, &|stage| progress.show(stage)).await;
         let app = app.map_err(|error| failure::open(&error, None))?;
-        Ok(Transport(Client::Embedded { app, caller: Caller::Key(key) }))
+        Ok(Transport(Client::Embedded { app, caller }))
     }
 }
 
-/// Whoever may read the folder's admin key acts as the admin; nobody else can.
-fn key_of(data: &std::path::Path) -> Result<String, CliError> {
+/// The admin of a folder, or the agent that whoever may read the admin's key names.
+fn caller_of(data: &Path, agent: Option<&str>) -> Result<Caller, CliError> {
+    let Some(agent) = agent else { return key_of(data).map(Caller::Key) };
+    let admin_key = admin_key(data).map_err(|error| {
+        CliError::new(
+            error,
+            "run this as the folder's owner, or use a server and the agent's own key: --url URL with PORTREEVE_API_KEY",
+        )
+    })?;
+    Ok(Caller::Agent { agent_id: agent.to_owned(), admin_key })
+}
+
+fn admin_key(data: &Path) -> Result<String, String> {
     let path = data.join("admin.key");
-    match std::fs::read_to_string(&path) {
-        Ok(key) => Ok(key.trim().to_owned()),
-        Err(error) => api_key().ok_or_else(|| {
+    let read = std::fs::read_to_string(&path).map(|key| key.trim().to_owned());
+    read.map_err(|error| format!("cannot read the admin key `{}`: {error}", path.display()))
+}
+
+/// Whoever may read the folder's admin key acts as the admin; nobody else can.
+fn key_of(data: &Path) -> Result<String, CliError> {
+    admin_key(data).or_else(|error| {
+        api_key().ok_or_else(|| {
             CliError::new(
-                format!("cannot read the admin key `{}`: {error}", path.display()),
+                error,
                 "run this as the folder's owner, or set PORTREEVE_API_KEY; `portreeve serve` makes a lost admin.key anew",
             )
-        }),
-    }
+        })
+    })
 }
 
 fn api_key() -> Option<String> {
@@ -132,7 +170,20 @@ impl Transport {
         };
         let request = Request { input, request_id: request_id.to_owned(), idempotency_key: None };
         let answer = self.ask(entry, request).await?;
-        if answer.is_refusal() { Err(failure::refused(&answer.body)) } else { Ok(answer.body) }
+        if answer.is_refusal() { Err(self.refused(&answer.body)) } else { Ok(answer.body) }
+    }
+
+    /// What a refusal means to whoever came this way.
+    pub(super) fn refused(&self, body: &Value) -> CliError {
+        match &self.0 {
+            Client::Embedded { caller: Caller::Agent { agent_id, .. }, .. }
+                if text(body, "error") == "unauthenticated" =>
+            {
+                let cause = format!("there is no agent `{agent_id}` in the folder, or its admin.key is another's");
+                CliError::new(cause, "`portreeve agent list` shows who there is").with_body(body)
+            }
+            _ => failure::refused(body),
+        }
     }
 
     /// Runs an entry of the catalogue; a refusal is an answer here.

@@ -11,6 +11,7 @@ mod attacks;
 mod audit;
 mod cage;
 mod catalogue;
+mod cli_operations;
 mod crash;
 mod harness;
 mod idempotency;
