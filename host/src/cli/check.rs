@@ -1,7 +1,7 @@
 //! `portreeve check`: what policy says to a text, before anybody runs it.
 //! The same component as the service's, without a store.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
+use super::body::{read_whole, unreadable};
 use super::error::CliError;
 use super::output::{Output, Tone, tame};
 use super::progress::Progress;
@@ -133,35 +134,16 @@ impl Check {
             (Some(path), _) => {
                 let file =
                     std::fs::File::open(path).map_err(|error| unreadable(&path.display().to_string(), &error))?;
-                read(file, &path.display().to_string(), bytes_max)
+                read_whole(file, &path.display().to_string(), bytes_max)
             }
-            (None, [dash]) if dash == "-" => read(io::stdin().lock(), "stdin", bytes_max),
-            (None, []) if !io::stdin().is_terminal() => read(io::stdin().lock(), "stdin", bytes_max),
+            (None, [dash]) if dash == "-" => read_whole(io::stdin().lock(), "stdin", bytes_max),
+            (None, []) if !io::stdin().is_terminal() => read_whole(io::stdin().lock(), "stdin", bytes_max),
             (None, []) => {
                 Err(CliError::new("there is no text to check", "portreeve check 'git push --force origin main'"))
             }
             (None, words) => Ok(words.join(" ")),
         }
     }
-}
-
-/// Reads no more than can be decided: stdin may have no end.
-fn read(from: impl Read, name: &str, bytes_max: usize) -> Result<String, CliError> {
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
-    from.take(limit).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
-    if bytes.len() > bytes_max {
-        let cause = format!("{name} holds more than {bytes_max} bytes, the most that is decided");
-        return Err(CliError::new(cause, "split it and check the parts"));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        CliError::new(format!("{name} is not UTF-8 text (byte {at})"), "convert it first, for instance with iconv")
-    })
-}
-
-fn unreadable(name: &str, error: &io::Error) -> CliError {
-    CliError::new(format!("cannot read {name}: {error}"), "name a file that you may read, or pass the text on stdin")
 }
 
 /// What the text is about, when nobody says. A command is read whole as a text; as the target it would be reported twice.
@@ -234,18 +216,5 @@ impl Verdict {
             output.line(format_args!("    {}", tame(&violation.remedy)))?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_read_whole_or_not_at_all() {
-        assert_eq!(read(&b"abc"[..], "x", 3).unwrap(), "abc");
-        assert!(read(&b"abcd"[..], "x", 3).unwrap_err().cause.contains("more than 3 bytes"));
-        assert!(read(&b"ab\xff"[..], "x", 3).unwrap_err().cause.contains("byte 2"));
-        assert!(read(io::repeat(b'a'), "x", 1000).is_err());
     }
 }

@@ -8,6 +8,7 @@ mod demo;
 mod failure;
 mod folders;
 mod mcp;
+mod operate;
 mod policy;
 mod progress;
 mod serve;
@@ -19,23 +20,32 @@ pub mod output;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use error::CliError;
+use error::{CliError, EXIT_USAGE};
 use output::Output;
 
-/// Exit code of a command line that is not understood.
-const EXIT_USAGE: u8 = 2;
+const AFTER_HELP: &str = "\
+Examples:
+  portreeve serve
+  portreeve agent add claude-1 --type claude_code --profile claude_code_local
+  portreeve lock acquire src/main.rs --agent claude-1 --json
+
+Exit codes:
+  0  done, or answered
+  1  error: not reachable, not valid, not available
+  2  the command line is not understood; nothing was asked
+  3  denied by policy
+  4  answered, but not done: a lock is held by another, there is no task, a name is taken
+  `portreeve check` has codes of its own: 0 allow, 2 deny, 3 no decision";
 
 /// Coordinates fleets of coding agents; no change gets past policy.
 #[derive(Debug, Parser)]
 #[command(name = "portreeve", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(
-    after_help = "Example:\n  portreeve serve\n  portreeve agent add claude-1 --type claude_code --profile claude_code_local"
-)]
+#[command(after_help = AFTER_HELP)]
 struct Cli {
     /// Print results as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -56,10 +66,29 @@ enum Command {
 pub async fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let is_check = is_check(&args);
-    match Cli::try_parse_from(args) {
-        Ok(cli) => run(cli).await,
-        Err(shown) => usage(&shown, is_check),
-    }
+    let matches = match command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(shown) => return usage(&shown, is_check),
+    };
+    let output = Output::new(matches.get_flag("json"));
+    let ended = match operate::find(&plain_command(), &matches) {
+        Some((entry, matches)) => operate::run(entry, matches, &output).await,
+        None => match Cli::from_arg_matches(&matches) {
+            Ok(cli) => run(cli, &output).await,
+            Err(shown) => return usage(&shown, is_check),
+        },
+    };
+    ended.unwrap_or_else(|error| fail(&error, &output))
+}
+
+/// The whole command line: what is made by hand, and a command for every other operation.
+fn command() -> clap::Command {
+    operate::augment(plain_command())
+}
+
+/// What is made by hand.
+fn plain_command() -> clap::Command {
+    Cli::command()
 }
 
 /// Tells that the process could not even start a command.
@@ -68,21 +97,29 @@ pub fn cannot_start(error: &std::io::Error) {
     Output::new(false).error(&CliError::new(cause, "look at the limits on processes and memory (ulimit -a)"));
 }
 
-async fn run(cli: Cli) -> ExitCode {
-    let output = Output::new(cli.json);
-    let ended = match cli.command {
-        Command::Serve(command) => command.run(&output).await,
-        Command::Agent(command) => command.run(&output).await,
-        Command::Mcp(command) => command.run(&output).await,
-        Command::Check(command) => command.run(&output).await,
-        Command::Audit(command) => command.run(&output).await,
-        Command::Policy(command) => command.run(&output).await,
-        Command::Demo(command) => command.run(&output).await,
-    };
-    ended.unwrap_or_else(|error: CliError| {
-        output.error(&error);
-        error.exit_code()
-    })
+async fn run(cli: Cli, output: &Output) -> Result<ExitCode, CliError> {
+    match cli.command {
+        Command::Serve(command) => command.run(output).await,
+        Command::Agent(command) => command.run(output).await,
+        Command::Mcp(command) => command.run(output).await,
+        Command::Check(command) => command.run(output).await,
+        Command::Audit(command) => command.run(output).await,
+        Command::Policy(command) => command.run(output).await,
+        Command::Demo(command) => command.run(output).await,
+    }
+}
+
+/// Programs get what the service answered, on stdout; everybody else, and every error without an answer, words on stderr.
+fn fail(error: &CliError, output: &Output) -> ExitCode {
+    match error.body.as_ref().filter(|_| output.json) {
+        Some(body) => {
+            if let Err(unwritable) = output.json(body) {
+                output.error(&unwritable);
+            }
+        }
+        None => output.error(error),
+    }
+    error.exit_code()
 }
 
 /// Help and version go to stdout and are no error; `check` has its own code for errors, since 2 means denied.
@@ -103,18 +140,16 @@ fn is_check(args: &[OsString]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
     fn every_command_says_what_it_does_and_shows_an_example() {
-        let mut open = vec![Cli::command()];
+        let mut open = vec![command()];
         while let Some(command) = open.pop() {
             let name = command.get_name().to_owned();
             assert!(command.get_about().is_some(), "`{name}` does not say what it does");

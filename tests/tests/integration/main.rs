@@ -12,6 +12,7 @@ mod audit;
 mod cage;
 mod catalogue;
 mod cleanup;
+mod cli_operations;
 mod crash;
 mod handoffs;
 mod harness;

@@ -9,11 +9,13 @@
 //!   `agent.post("/locks/acquire", json!({…})).await.ok()`.
 //! - [`State`](state::State) is a digest of every state table, to show that nothing changed;
 //!   [`AuditLine`](state::AuditLine) is a row of the log.
+//! - [`cli`] is a command of the real binary that runs and ends.
 //! - [`process`] is the same service as a process of its own: the real binary, to be killed.
 //!
 //! A test body runs on a runtime with several threads (the store's opening blocks
 //! its thread): `#[tokio::test(flavor = "multi_thread")]`.
 
+pub(crate) mod cli;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod state;

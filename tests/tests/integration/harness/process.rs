@@ -17,7 +17,7 @@ use super::{Client, cache_dir, type_of};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The binary `portreeve`, of the same profile as this test.
-fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let deps = std::env::current_exe().unwrap();
