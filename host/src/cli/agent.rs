@@ -197,9 +197,7 @@ fn done(body: &Value, text: std::fmt::Arguments<'_>, output: &Output) -> Result<
 
 fn print_key(created: &Value, output: &Output) -> Result<(), CliError> {
     if output.json {
-        return output.json(&json!({
-            "agent_id": created.get("agent_id"), "key": created.get("key"), "key_id": created.get("key_id"),
-        }));
+        return output.json(created);
     }
     output.line(format_args!("agent   {}", text(created, "agent_id")))?;
     output.line(format_args!("key id  {}", text(created, "key_id")))?;

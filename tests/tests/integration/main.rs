@@ -28,6 +28,7 @@ mod rules;
 mod samples;
 mod sessions;
 mod store;
+mod surfaces;
 mod tidy;
 mod trust;
 mod waits;
