@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::harness::process::binary;
 use crate::harness::state::connect;
-use crate::harness::{Server, Setup, cache_dir};
+use crate::harness::{Request, Server, Setup, cache_dir};
 use crate::samples::{Scene, sample_of};
 
 /// A way to the service.
@@ -94,20 +94,11 @@ fn result_of(message: &Value) -> (bool, Value) {
 }
 
 async fn mcp_http(scene: &Scene, entry: &Entry, input: &Value) -> (bool, Value) {
-    let reply = reqwest::Client::new()
-        .post(format!("{}/mcp", url(scene)))
-        .bearer_auth(scene.actor.key.as_deref().unwrap())
+    let request = Request::new("POST", "/mcp")
         .header("accept", "application/json, text/event-stream")
         .header("mcp-protocol-version", "2025-11-25")
-        .json(&tool_call(entry, scene.filled(input)))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(reply.status(), 200);
-    let text = reply.text().await.unwrap();
-    let frames = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
-    let message = frames.filter_map(|frame| serde_json::from_str::<Value>(frame).ok()).find(|frame| frame["id"] == 7);
-    result_of(&message.unwrap_or_else(|| serde_json::from_str(&text).expect(&text)))
+        .json(&tool_call(entry, scene.filled(input)));
+    result_of(&scene.actor.send(request).await.ok())
 }
 
 /// The arguments that lead a command to the scene's service as its actor.
