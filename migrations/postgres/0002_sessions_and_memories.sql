@@ -16,6 +16,8 @@ CREATE TABLE agent_sessions (
 );
 CREATE INDEX agent_sessions_live ON agent_sessions (workspace, last_heartbeat) WHERE ended_at IS NULL;
 CREATE INDEX agent_sessions_agent ON agent_sessions (workspace, agent_id, last_heartbeat);
+CREATE INDEX agent_sessions_agent_live ON agent_sessions (workspace, agent_id, last_heartbeat)
+    WHERE ended_at IS NULL;
 
 CREATE TABLE agent_status (
     workspace    text        NOT NULL DEFAULT 'default',

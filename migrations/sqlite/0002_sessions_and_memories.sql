@@ -15,6 +15,7 @@ CREATE TABLE agent_sessions (
 ) STRICT;
 CREATE INDEX agent_sessions_live ON agent_sessions (last_heartbeat) WHERE ended_at IS NULL;
 CREATE INDEX agent_sessions_agent ON agent_sessions (agent_id, last_heartbeat);
+CREATE INDEX agent_sessions_agent_live ON agent_sessions (agent_id, last_heartbeat) WHERE ended_at IS NULL;
 
 CREATE TRIGGER agent_sessions_owned BEFORE UPDATE ON agent_sessions
 WHEN NEW.session_id <> OLD.session_id OR NEW.agent_id <> OLD.agent_id

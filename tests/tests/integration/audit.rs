@@ -21,12 +21,17 @@ async fn busy(server: &Server) {
             b.post("/locks/acquire", json!({"file_path": "x", "ttl_minutes": 400})).await.invalid("ttl_out_of_range");
             b.post("/work/claim", json!({"agent_id": "a"})).await.denied("identity_mismatch");
             b.get("/locks").await.ok();
-            a.post("/discovery/register", json!({"session_id": "s"})).await.done();
-            a.post("/handoffs/write", json!({"summary": "half done"})).await.done();
-            a.post("/memory/store", json!({"event_type": "error", "summary": "it broke"})).await.done();
         }
     });
     futures::future::join_all(work).await;
+}
+
+/// A row in each of the tables that agents write their words into.
+async fn outspoken(server: &Server) {
+    let c = server.agent("c", "codex_remote").await;
+    c.post("/discovery/register", json!({"session_id": "s"})).await.done();
+    c.post("/handoffs/write", json!({"summary": "half done"})).await.done();
+    c.post("/memory/store", json!({"event_type": "error", "summary": "it broke"})).await.done();
 }
 
 async fn all_rows(server: &Server) -> Vec<(AuditRow, Vec<u8>)> {
@@ -74,6 +79,7 @@ async fn each_decision_has_exactly_one_row_that_says_what_became_of_it() {
 async fn the_database_itself_keeps_the_records() {
     let server = Server::start().await;
     busy(&server).await;
+    outspoken(&server).await;
     let mut db = server.db().await;
     let before = crate::harness::state::rows(&mut db, "audit_log").await;
     let attempts = [
@@ -114,6 +120,7 @@ async fn the_database_itself_keeps_the_records() {
 async fn the_database_itself_lets_nothing_be_replaced() {
     let server = Server::start().await;
     busy(&server).await;
+    outspoken(&server).await;
     let mut db = server.db().await;
     let columns: Vec<String> =
         sqlx::query_scalar("SELECT name FROM pragma_table_info('audit_log')").fetch_all(&mut db).await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::state::scalar;
+use crate::harness::state::{execute, scalar};
 use crate::harness::{Client, Reply, Server, Setup};
 
 async fn store(client: &Client, summary: &str, more: Value) -> Reply {
@@ -141,9 +141,31 @@ async fn parallel_duplicates_become_one_memory_with_all_they_said() {
             assert_eq!(found(&a, &word).await, ["the same again"], "{word}");
         }
     }
-    crate::harness::state::execute(&mut db, "INSERT INTO memories_fts (memories_fts) VALUES ('integrity-check')")
-        .await
-        .unwrap();
+    execute(&mut db, "INSERT INTO memories_fts (memories_fts) VALUES ('integrity-check')").await.unwrap();
+}
+
+/// The store finds the first memory and merges; should it ever not, the database does not take a second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_itself_takes_no_duplicate() {
+    let server = Server::start().await;
+    let a = server.agent("a", "codex_remote").await;
+    store(&a, "once", json!({})).await.done();
+    let columns = "agent_id, event_type, summary, summary_hash, lessons, tags, ranks_at, created_at";
+    let again = |add: i64| {
+        format!(
+            "INSERT OR REPLACE INTO memories (memory_id, {columns})
+             SELECT 'another' || {add}, agent_id, event_type, summary, summary_hash, lessons, tags, ranks_at,
+                    created_at + {add} FROM memories LIMIT 1"
+        )
+    };
+    let mut db = server.db().await;
+    for add in [0, 1, 3_599_999_999] {
+        assert!(execute(&mut db, &again(add)).await.is_err(), "{add} µs later");
+    }
+    execute(&mut db, "DROP TRIGGER memories_not_replaced").await.unwrap();
+    let plain = again(5).replace("OR REPLACE ", "");
+    assert!(execute(&mut db, &plain).await.is_err(), "the unique index stands behind the trigger");
+    execute(&mut db, &again(3_600_000_000)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
@@ -48,6 +49,45 @@ async fn a_store_that_an_edited_migration_made_is_refused() {
     execute(&mut db, "UPDATE schema_migrations SET checksum = zeroblob(32) WHERE version = 1").await.unwrap();
     db.close().await.unwrap();
     refused_and_untouched(dir.path(), "other contents").await;
+}
+
+/// As the first release left it: its schema, a held lock, a claim, a final task.
+async fn old_store(dir: &Path) {
+    let first = include_str!("../../../migrations/sqlite/0001_coordination.sql");
+    let options = SqliteConnectOptions::new().filename(dir.join("portreeve.db")).create_if_missing(true);
+    let mut db = options.connect().await.unwrap();
+    let table = "CREATE TABLE schema_migrations (version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL,
+                 checksum BLOB NOT NULL, applied_at INTEGER NOT NULL) STRICT";
+    sqlx::raw_sql(table).execute(&mut db).await.unwrap();
+    sqlx::raw_sql(first).execute(&mut db).await.unwrap();
+    sqlx::query("INSERT INTO schema_migrations VALUES (1, 'coordination', ?1, 0)")
+        .bind(Sha256::digest(first.as_bytes()).to_vec())
+        .execute(&mut db)
+        .await
+        .unwrap();
+    let state = "INSERT INTO file_locks VALUES ('src/a.rs', 'system', 'system', NULL, NULL, 7, 1000, 9000000000000000);
+        INSERT INTO lock_fences VALUES ('src/a.rs', 7);
+        INSERT INTO work_queue (task_id, submit_order, task_type, description, priority, status, submitted_by,
+            max_attempts, claimed_by, claimed_at, claim_token, lease_expires_at, created_at, completed_at)
+        VALUES ('1', 1, 't', 'd', 5, 'claimed', 'system', 3, 'system', 2000, 'token', 9000000000000000, 0, NULL),
+               ('2', 2, 't', 'd', 5, 'completed', 'system', 3, 'system', 2000, NULL, NULL, 0, 3000);";
+    sqlx::raw_sql(state).execute(&mut db).await.unwrap();
+    db.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_an_older_program_is_migrated_and_keeps_what_it_held() {
+    let dir = tempfile::tempdir().unwrap();
+    old_store(dir.path()).await;
+    let server = Server::start_on(dir, Setup::default()).await;
+    let mut db = server.db().await;
+    assert_eq!(scalar(&mut db, "SELECT max(version) FROM schema_migrations").await, 2);
+    assert_eq!(scalar(&mut db, "SELECT refreshed_at FROM file_locks WHERE fencing_token = 7").await, 1000);
+    assert_eq!(scalar(&mut db, "SELECT heartbeat_at FROM work_queue WHERE status = 'claimed'").await, 2000);
+    assert_eq!(scalar(&mut db, "SELECT heartbeat_at IS NULL FROM work_queue WHERE status = 'completed'").await, 1);
+    server.admin.post("/memory/store", json!({"event_type": "success", "summary": "it moved"})).await.done();
+    server.admin.acquire("src/a.rs").await.refused("locked_by_other");
+    server.restart().await.admin.get("/locks").await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]

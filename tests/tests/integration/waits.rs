@@ -1,9 +1,7 @@
 //! Waiting for a lock: who waits is woken, one gets it, and the log knows only attempts.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portreeve::clock::SharedClock;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -62,7 +60,8 @@ async fn a_waiter_gets_the_lock_when_it_is_released() {
     assert_eq!(told, [line("lock_acquire", "refused"), line("lock_release", "ok"), line("lock_acquire", "ok")]);
 }
 
-/// Hands a lock to and fro and measures from the release's answer to the waiter's.
+/// Hands a lock to and fro and measures from the release, sent, to the waiter's grant, received.
+#[expect(clippy::print_stdout, reason = "a measurement, for whoever runs it with --nocapture")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_hand_over_takes_no_time_to_speak_of() {
     const HAND_OVERS: usize = 200;
@@ -291,11 +290,7 @@ async fn a_stop_of_the_service_ends_waits_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_that_hangs_up_leaves_the_lock_to_others() {
-    let server = Server::start_with(Setup {
-        clock: Arc::new(portreeve::clock::SystemClock::default()) as SharedClock,
-        ..Setup::default()
-    })
-    .await;
+    let server = Server::start().await;
     let (a, b) = pair(&server).await;
     let c = server.agent("c", "codex_remote").await;
     a.acquire("src/a.rs").await.done();

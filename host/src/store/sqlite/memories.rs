@@ -130,42 +130,60 @@ impl Apply for MemoryStore {
     }
 }
 
+/// The most relevant memories of one agent or of all, each in the order of an index.
+macro_rules! newest {
+    ($whose:literal) => {
+        concat!(
+            "SELECT *, length(summary) + length(lessons) + length(tags) + coalesce(length(details), 0) AS page_bytes
+             FROM memories
+             WHERE ",
+            $whose,
+            " AND (?2 IS NULL OR event_type = ?2) AND (?3 IS NULL OR ranks_at >= ?3)
+               AND (?4 = '[]'
+                    OR NOT EXISTS (SELECT value FROM json_each(?4) EXCEPT SELECT value FROM json_each(tags)))
+             ORDER BY ranks_at DESC, entry DESC LIMIT ?5"
+        )
+    };
+}
+
+/// Memories that hold words, the weightiest first, as they fade.
+///
+/// This SQLite has no `exp()`. With x the age in units of ten days, exp(−x) is 2^−n for its whole halvings and a Padé
+/// approximant for the rest, right to the sixth digit. Beyond 420 days all is equally faded.
+const FOUND: &str = "
+    WITH found AS (
+        SELECT rowid AS entry, rank AS weight FROM memories_fts WHERE memories_fts MATCH ?6
+    ), aged AS (
+        SELECT entry, ranks_at, weight, max(0.0, min(42.0, (?7 - ranks_at) / 864000000000.0)) AS x
+        FROM found JOIN memories USING (entry)
+        WHERE (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR event_type = ?2)
+          AND (?3 IS NULL OR ranks_at >= ?3)
+          AND (?4 = '[]'
+               OR NOT EXISTS (SELECT value FROM json_each(?4) EXCEPT SELECT value FROM json_each(tags)))
+    ), halved AS (
+        SELECT *, CAST(x / 0.6931471805599453 AS INTEGER) AS n FROM aged
+    ), rest AS (
+        SELECT *, x - n * 0.6931471805599453 AS r FROM halved
+    ), best AS (
+        SELECT entry, weight / (1 << n) * (120 - 60 * r + 12 * r * r - r * r * r)
+                          / (120 + 60 * r + 12 * r * r + r * r * r) AS place
+        FROM rest ORDER BY place, ranks_at DESC, entry DESC LIMIT ?5
+    )
+    SELECT m.*, length(summary) + length(lessons) + length(tags) + coalesce(length(details), 0) AS page_bytes
+    FROM best JOIN memories m USING (entry) ORDER BY place, ranks_at DESC, entry DESC";
+
 impl View {
     /// Memories, the most relevant first; of a search for words, those where the words weigh most, as they fade.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn memories(&self, query: &MemoryQuery) -> Result<Page<MemoryEntry>, StoreError> {
-        let all = "SELECT *, length(summary) + length(lessons) + length(tags) + coalesce(length(details), 0)
-                       AS page_bytes
-                   FROM memories
-                   WHERE (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR event_type = ?2)
-                     AND (?3 IS NULL OR ranks_at >= ?3)
-                     AND NOT EXISTS (SELECT value FROM json_each(?4) EXCEPT SELECT value FROM json_each(tags))
-                   ORDER BY ranks_at DESC, entry DESC LIMIT ?5";
-        // This SQLite has no exp(). With x the age in units of ten days, exp(-x) is 2^-n of its whole doublings and a
-        // Padé approximant of the rest, which is right to the sixth digit. Beyond 420 days all is equally faded.
-        let found = "WITH found AS (
-                         SELECT rowid AS entry, rank AS weight FROM memories_fts WHERE memories_fts MATCH ?6
-                     ), aged AS (
-                         SELECT m.*, weight, max(0.0, min(42.0, (?7 - ranks_at) / 864000000000.0)) AS x
-                         FROM found JOIN memories m USING (entry)
-                         WHERE (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR event_type = ?2)
-                           AND (?3 IS NULL OR ranks_at >= ?3)
-                           AND NOT EXISTS (SELECT value FROM json_each(?4) EXCEPT SELECT value FROM json_each(tags))
-                     ), halved AS (
-                         SELECT *, CAST(x / 0.6931471805599453 AS INTEGER) AS n FROM aged
-                     ), rest AS (
-                         SELECT *, x - n * 0.6931471805599453 AS r FROM halved
-                     )
-                     SELECT *, length(summary) + length(lessons) + length(tags) + coalesce(length(details), 0)
-                         AS page_bytes
-                     FROM rest
-                     ORDER BY weight / (1 << n) * (120 - 60 * r + 12 * r * r - r * r * r)
-                                  / (120 + 60 * r + 12 * r * r + r * r * r),
-                         ranks_at DESC, entry DESC LIMIT ?5";
         let now = self.now();
-        let sql = if query.words.is_some() { found } else { all };
+        let sql = match (&query.words, &query.agent_id) {
+            (None, Some(_)) => newest!("agent_id = ?1"),
+            (None, None) => newest!("?1 IS NULL"),
+            (Some(_), _) => FOUND,
+        };
         let rows = sqlx::query(sql)
             .bind(&query.agent_id)
             .bind(&query.event_type)

@@ -41,10 +41,16 @@ impl Tx<'_> {
 
     /// The agent's session that was last heard of: a live one before those that ended.
     async fn session_newest(&mut self, agent_id: &str) -> Result<Option<Session>, sqlx::Error> {
-        let sql = "SELECT * FROM agent_sessions WHERE agent_id = ?1
-                   ORDER BY ended_at IS NOT NULL, last_heartbeat DESC, started_at DESC, session_id LIMIT 1";
-        let row = sqlx::query(sql).bind(agent_id).fetch_optional(&mut *self.conn).await?;
-        row.as_ref().map(read_session).transpose()
+        let live = "SELECT * FROM agent_sessions WHERE agent_id = ?1 AND ended_at IS NULL
+                    ORDER BY last_heartbeat DESC, started_at DESC, session_id LIMIT 1";
+        let any = "SELECT * FROM agent_sessions WHERE agent_id = ?1
+                   ORDER BY last_heartbeat DESC, started_at DESC, session_id LIMIT 1";
+        for sql in [live, any] {
+            if let Some(row) = sqlx::query(sql).bind(agent_id).fetch_optional(&mut *self.conn).await? {
+                return read_session(&row).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     async fn session_put(&mut self, session: &Session) -> Result<(), sqlx::Error> {
