@@ -54,14 +54,14 @@ pub static CATALOGUE: &[Entry] = &[
     )
     .details("Ask before writing to something that a lock protects if the lock may have run out meanwhile.")
     .tool(Tool::new("verify_lock")),
-    Entry::query::<locks::LockStatus>(Method::Get, "/locks/status/{*path}", "Look at one lock"),
+    Entry::query::<locks::LockStatus>(Method::Get, "/locks/status/{*file_path}", "Look at one lock"),
     Entry::query::<locks::LockList>(Method::Get, "/locks", "List held locks")
         .details(
             "Look here before planning edits; name the files you care about in `file_paths`, or leave it out for all.",
         )
         .tool(Tool::new("check_locks"))
         .about_anyone(),
-    Entry::command::<locks::LockForceRelease>(Method::Delete, "/locks/{*path}", "Free a lock whoever holds it")
+    Entry::command::<locks::LockForceRelease>(Method::Delete, "/locks/{*file_path}", "Free a lock whoever holds it")
         .details("For operators: the holder is not asked. Its fencing token stops being valid at once.")
         .tool(Tool::new("force_release_lock").destructive().idempotent()),
     Entry::command::<tasks::TaskSubmit>(Method::Post, "/work/submit", "Put a task into the queue")

@@ -12,7 +12,8 @@ use super::{Listing, json_text, plain};
 use crate::authn::Principal;
 use crate::engine::PolicyComponent;
 use crate::engine::types::{
-    Decision, Effect, Obligations, PatternInfo, PolicyPrincipal, PolicyRequest, Problem, Target, TargetKind, TaskTarget, Violation,
+    Decision, Effect, Obligations, PatternInfo, PolicyPrincipal, PolicyRequest, Problem, Target, TargetKind,
+    TaskTarget, Violation,
 };
 use crate::error::{Error, Result};
 use crate::gate::Permit;

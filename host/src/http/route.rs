@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn every_entry_is_found_under_its_own_method() {
         for known in CATALOGUE {
-            let path = known.path.replace("{*path}", "a/b").replace("{id}", "x").replace("{key_id}", "y");
+            let path = known.path.replace("{*file_path}", "a/b").replace("{id}", "x").replace("{key_id}", "y");
             let method = Method::from_bytes(known.method.as_str().as_bytes()).unwrap();
             assert_eq!(entry(&method, &path).map(|(name, _)| name), Some(known.name));
         }

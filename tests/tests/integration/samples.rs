@@ -52,12 +52,12 @@ pub(crate) fn samples() -> Vec<Sample> {
         sample("lock_renew", json!({"file_path": "src/held.rs", "fencing_token": 1}), json!({"file_path": "a"})),
         sample("lock_release", json!({"file_path": "src/held.rs"}), bad_key.clone()),
         reading("lock_verify", json!({"file_path": "src/held.rs", "fencing_token": 1}), json!({"file_path": "a"})),
-        reading("lock_status", json!({"path": "src/held.rs"}), json!({"path": "a//b"})),
+        reading("lock_status", json!({"file_path": "src/held.rs"}), json!({"file_path": "a//b"})),
         anyone(reading("lock_list", json!({"prefix": "src/"}), json!({"limit": "0"}))),
         Sample {
             fit: "claude_code_local",
             unfit: Some((REMOTE, "trust_below_admin")),
-            ..sample("lock_force_release", json!({"path": "src/held.rs"}), json!({"path": "a//b"}))
+            ..sample("lock_force_release", json!({"file_path": "src/held.rs"}), json!({"file_path": "a//b"}))
         },
         sample(
             "task_submit",
@@ -197,8 +197,8 @@ pub(crate) fn entry(name: &str) -> &'static Entry {
 /// Puts an input where the entry's method and path want it.
 pub(crate) fn request(entry: &Entry, input: &Value) -> Request {
     let mut fields = input.as_object().cloned().unwrap_or_default();
-    let mut path = entry.path.replace("{*path}", "{path}");
-    for name in ["path", "id", "key_id"] {
+    let mut path = entry.path.replace("{*", "{");
+    for name in ["file_path", "id", "key_id"] {
         let slot = format!("{{{name}}}");
         if path.contains(&slot) {
             let value = fields.remove(name).and_then(|value| value.as_str().map(str::to_owned));

@@ -30,8 +30,7 @@ enum Surface {
 }
 
 /// All but HTTP, which the others are held against.
-const OTHERS: [Surface; 5] =
-    [Surface::McpHttp, Surface::McpUrl, Surface::McpData, Surface::CliUrl, Surface::CliData];
+const OTHERS: [Surface; 5] = [Surface::McpHttp, Surface::McpUrl, Surface::McpData, Surface::CliUrl, Surface::CliData];
 
 /// What one call came to: whether it was refused, what was answered, and what was recorded.
 #[derive(Debug, PartialEq)]
@@ -261,8 +260,24 @@ async fn rows(scene: &Scene, seq: i64, masks: &mut Masks) -> Vec<Value> {
     let mut conn = connect(scene.server.data()).await;
     let rows = sqlx::query("SELECT * FROM audit_log WHERE seq > ?1 ORDER BY seq").bind(seq).fetch_all(&mut conn).await;
     let columns = [
-        "agent_id", "agent_type", "profile", "command", "operation", "resource", "parameters", "request", "decision",
-        "reason", "detail", "engine", "deciding", "violations", "obligations", "component", "outcome", "result",
+        "agent_id",
+        "agent_type",
+        "profile",
+        "command",
+        "operation",
+        "resource",
+        "parameters",
+        "request",
+        "decision",
+        "reason",
+        "detail",
+        "engine",
+        "deciding",
+        "violations",
+        "obligations",
+        "component",
+        "outcome",
+        "result",
         "changes",
     ];
     let mut seen = Vec::new();

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn paths_are_those_of_the_catalogue_with_their_segments_encoded() {
-        let ask = Ask::new(Op::LockForceRelease, Expect::Works, Value::Null).segment("path", "a b/c?.rs");
+        let ask = Ask::new(Op::LockForceRelease, Expect::Works, Value::Null).segment("file_path", "a b/c?.rs");
         assert_eq!(ask.path(), "/locks/a%20b%2Fc%3F%2Ers");
         let ask = Ask::new(Op::AgentKeyRevoke, Expect::Works, Value::Null).segment("id", "x").segment("key_id", "y");
         assert_eq!(ask.path(), "/agents/x/keys/y");

@@ -187,7 +187,7 @@ impl Worker {
     pub(super) async fn force_release(&mut self) {
         let Some((file, _)) = self.foreign_lock() else { return };
         let path = self.path_of(file);
-        let ask = Ask::new(Op::LockForceRelease, Expect::Either, json!(null)).segment("path", &path);
+        let ask = Ask::new(Op::LockForceRelease, Expect::Either, json!(null)).segment("file_path", &path);
         let reply = self.client.call(ask).await;
         if reply.class != Class::Conflict("not_locked".to_owned()) {
             self.client.history.taken.push(Taken { what: path, sent: reply.sent, answered: reply.answered });

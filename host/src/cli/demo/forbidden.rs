@@ -109,7 +109,7 @@ impl Worker {
 
     async fn try_to_force_release(&mut self) {
         let path = self.random_path();
-        let ask = Ask::new(Op::LockForceRelease, Expect::Denied(STANDING), Value::Null).segment("path", &path);
+        let ask = Ask::new(Op::LockForceRelease, Expect::Denied(STANDING), Value::Null).segment("file_path", &path);
         self.client.call(ask).await;
     }
 

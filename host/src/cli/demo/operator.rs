@@ -173,7 +173,7 @@ impl Operator {
         let held: Vec<usize> = self.world.board().held.keys().copied().collect();
         let source = self.rng.pick(&held).and_then(|file| self.world.material.files.get(*file));
         let Some(path) = source.map(|source| source.path.clone()) else { return };
-        let ask = Ask::new(Op::LockForceRelease, Expect::Either, Value::Null).segment("path", &path);
+        let ask = Ask::new(Op::LockForceRelease, Expect::Either, Value::Null).segment("file_path", &path);
         let reply = self.client.call(ask).await;
         self.client.history.taken.push(Taken { what: path, sent: reply.sent, answered: reply.answered });
     }

@@ -32,7 +32,7 @@ impl Worker {
     async fn look_at_a_lock(&mut self) {
         let file = self.choose_file();
         let path = self.path_of(file);
-        self.client.call(Ask::new(Op::LockStatus, Expect::Works, Value::Null).segment("path", &path)).await;
+        self.client.call(Ask::new(Op::LockStatus, Expect::Works, Value::Null).segment("file_path", &path)).await;
     }
 
     async fn look_at_a_task(&mut self) {

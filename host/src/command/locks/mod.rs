@@ -263,16 +263,15 @@ pub struct LockForced {
 }
 
 /// The lock key as a part of the path.
-const PATH: Field = Field { name: "path", ..FILE_PATH };
 
 impl Action for LockForceRelease {
     const NAME: &'static str = "lock_force_release";
     const OPERATION: &'static str = "force_release_lock";
-    const INPUT: &'static [Field] = &[PATH];
+    const INPUT: &'static [Field] = &[FILE_PATH];
     type Output = LockForced;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {
-        Ok(Self { lock_key: input.lock_key("path")? })
+        Ok(Self { lock_key: input.lock_key("file_path")? })
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
@@ -396,11 +395,11 @@ impl From<Lock> for LockEntry {
 impl Action for LockStatus {
     const NAME: &'static str = "lock_status";
     const OPERATION: &'static str = "check_locks";
-    const INPUT: &'static [Field] = &[PATH];
+    const INPUT: &'static [Field] = &[FILE_PATH];
     type Output = LockState;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {
-        Ok(Self { lock_key: input.lock_key("path")? })
+        Ok(Self { lock_key: input.lock_key("file_path")? })
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
