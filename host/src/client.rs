@@ -12,8 +12,7 @@ use serde_json::{Map, Value};
 use crate::app::App;
 use crate::authn::{self, Principal};
 use crate::command::catalogue::{Answer, Call, Entry, Method};
-use crate::command::input::Place;
-use crate::error::{Error, Result};
+use crate::error::{Error, FieldProblem, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than any wait that a request may ask for.
@@ -182,7 +181,7 @@ async fn in_process(app: &App, caller: &Caller, entry: &'static Entry, request: 
         let id = if request.request_id.is_empty() { crate::command::new_id() } else { request.request_id };
         let mut circumstances = app.circumstances(id);
         circumstances.idempotency_key = request.idempotency_key;
-        entry.call(app, &who, Call { input: request.input, place: Place::Body, circumstances }).await
+        entry.call(app, &who, Call { input: request.input, place: entry.place(), circumstances }).await
     };
     answer.await.unwrap_or_else(|error: Error| Answer::refusal(&error))
 }
@@ -194,6 +193,10 @@ async fn over_http(
     entry: &'static Entry,
     request: Request,
 ) -> std::result::Result<Answer, ClientError> {
+    if let Some(name) = missing_segment(entry, &request.input) {
+        let problem = FieldProblem::new(entry.place().as_str(), name, "missing", "field required");
+        return Ok(Answer::refusal(&Error::Invalid(vec![problem])));
+    }
     let mut sent = request_of(http, base, entry, request.input).bearer_auth(key);
     if !request.request_id.is_empty() {
         sent = sent.header("x-request-id", request.request_id);
@@ -216,6 +219,19 @@ async fn over_http(
         }
         _ => Err(ClientError::NotPortreeve { base: base.to_string(), status: status.as_u16() }),
     }
+}
+
+/// A field that the path needs and the input lacks: without it the request would be another one.
+fn missing_segment(entry: &Entry, input: &Map<String, Value>) -> Option<&'static str> {
+    let mut names = entry.path.split('/').filter_map(segment_name);
+    let is_empty = |value: &Value| value.is_null() || value.as_str() == Some("");
+    names.find(|name| input.get(*name).is_none_or(is_empty))
+}
+
+/// The field of a segment of a path, if it is one.
+fn segment_name(segment: &str) -> Option<&str> {
+    let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'))?;
+    Some(name.trim_start_matches('*'))
 }
 
 /// Path fields go into the path, the rest into the body or the query string.
@@ -246,10 +262,8 @@ fn with_query(url: String, input: &Map<String, Value>) -> String {
 /// Fills `{field}` and `{*field}` of a path, and takes them out of the input.
 fn fill_path(template: &str, input: &mut Map<String, Value>) -> String {
     let segments = template.split('/').map(|segment| {
-        let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
-            return segment.to_owned();
-        };
-        let value = input.remove(name.trim_start_matches('*')).map(|value| plain(&value)).unwrap_or_default();
+        let Some(name) = segment_name(segment) else { return segment.to_owned() };
+        let value = input.remove(name).map(|value| plain(&value)).unwrap_or_default();
         utf8_percent_encode(&value, SEGMENT).to_string()
     });
     segments.collect::<Vec<_>>().join("/")

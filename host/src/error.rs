@@ -80,8 +80,13 @@ pub enum Error {
     #[error("`{0}` is not a topic; GET /help lists them")]
     UnknownTopic(String),
     /// The path knows other methods.
-    #[error("`{0}` is not a method of this path")]
-    WrongMethod(String),
+    #[error("`{method}` is not a method of this path")]
+    WrongMethod {
+        /// The method that was tried.
+        method: String,
+        /// Those that there are, as the `Allow` header has them.
+        allowed: String,
+    },
     /// The body is larger than the limit.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
@@ -105,7 +110,7 @@ impl Error {
             Self::StorageUnavailable => "storage_unavailable",
             Self::Contention => "contention",
             Self::UnknownPath(_) | Self::UnknownTopic(_) => "not_found",
-            Self::WrongMethod(_) => "method_not_allowed",
+            Self::WrongMethod { .. } => "method_not_allowed",
             Self::TooLarge(_) => "body_too_large",
         }
     }
@@ -117,7 +122,7 @@ impl Error {
             Self::Unauthenticated => 401,
             Self::Denied(_) => 403,
             Self::UnknownPath(_) | Self::UnknownTopic(_) => 404,
-            Self::WrongMethod(_) => 405,
+            Self::WrongMethod { .. } => 405,
             Self::TooLarge(_) => 413,
             Self::Invalid(_) => 422,
             Self::PolicyUnavailable { .. } | Self::StorageUnavailable | Self::Contention => 503,

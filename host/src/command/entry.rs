@@ -210,6 +210,15 @@ impl Entry {
         self
     }
 
+    /// Where most of an input stands in a request: part of what is said of bad fields.
+    #[must_use]
+    pub const fn place(&self) -> Place {
+        match self.method {
+            Method::Post => Place::Body,
+            Method::Get | Method::Delete => Place::Query,
+        }
+    }
+
     /// Summary and details as one text.
     #[must_use]
     pub fn description(&self) -> String {

@@ -158,7 +158,8 @@ pub enum Place {
 }
 
 impl Place {
-    const fn as_str(self) -> &'static str {
+    /// As it stands in an error.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Body => "body",
             Self::Query => "query",

@@ -78,7 +78,26 @@ pub fn output_schema<T: JsonSchema>() -> Value {
     if let Some(map) = schema.as_object_mut() {
         map.remove("title");
     }
+    say_any(&mut schema);
     schema
+}
+
+/// `true`, which allows anything, is a schema that some clients do not expect; the same in words is one for all.
+fn say_any(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            for (name, value) in map.iter_mut() {
+                match (name.as_str(), value) {
+                    ("properties", Value::Object(properties)) => properties.values_mut().for_each(say_any),
+                    ("items", value) => say_any(value),
+                    ("anyOf" | "oneOf" | "allOf", Value::Array(all)) => all.iter_mut().for_each(say_any),
+                    _ => {}
+                }
+            }
+        }
+        Value::Bool(true) => *schema = json!({"description": "Any JSON value"}),
+        _ => {}
+    }
 }
 
 /// Times print as RFC 3339.

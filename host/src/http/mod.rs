@@ -87,13 +87,16 @@ async fn answer(shared: &Shared, request: Request, request_id: &str) -> Named<(&
     if let Some(found) = service::find(&path) {
         let name = found.name();
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err((name, Error::WrongMethod(request.method().to_string())));
+            let (method, allowed) = (request.method().to_string(), "GET, HEAD".to_owned());
+            return Err((name, Error::WrongMethod { method, allowed }));
         }
         return Ok((name, found.answer(app).await));
     }
     match route::find(request.method(), &path) {
         route::Found::Nothing => Err(("unknown", Error::UnknownPath(path.chars().take(200).collect()))),
-        route::Found::OtherMethod => Err(("wrong_method", Error::WrongMethod(request.method().to_string()))),
+        route::Found::OtherMethods(allowed) => {
+            Err(("wrong_method", Error::WrongMethod { method: request.method().to_string(), allowed }))
+        }
         route::Found::Entry(entry, segments) => {
             let answered = keyed(app, entry, segments, request, request_id).await;
             answered.map(|answer| (entry.name, answer_response(answer))).map_err(|error| (entry.name, error))
@@ -215,6 +218,11 @@ fn answer_response(answer: Answer) -> Response {
 fn error_response(error: &Error) -> Response {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(error.body())).into_response();
+    if let Error::WrongMethod { allowed, .. } = error
+        && let Ok(allowed) = HeaderValue::from_str(allowed)
+    {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }

@@ -94,6 +94,9 @@ fn answers(entry: &Entry) -> Map<String, Value> {
         "content": {"application/json": {"schema": entry.output_schema()}},
     });
     let mut answers = Map::from_iter([("200".to_owned(), answered)]);
+    if entry.method != Method::Post {
+        answers.insert("414".to_owned(), json!({"description": "Path and query are longer than 64 KiB; no body"}));
+    }
     let too_large = entry.method == Method::Post;
     for (status, name, applies) in
         RESPONSES.iter().map(|(status, name, _, _)| (status, name, *status != "413" || too_large))

@@ -15,8 +15,8 @@ use crate::command::catalogue::{CATALOGUE, Entry, Method as EntryMethod};
 pub(super) enum Found {
     /// An entry, with the decoded segments of its path.
     Entry(&'static Entry, Vec<(String, Vec<u8>)>),
-    /// A path that other methods know.
-    OtherMethod,
+    /// A path that these other methods know.
+    OtherMethods(String),
     /// No path of this service.
     Nothing,
 }
@@ -40,16 +40,16 @@ static ROUTES: LazyLock<Table> = LazyLock::new(|| {
 
 /// Looks up a request.
 pub(super) fn find(method: &Method, path: &str) -> Found {
-    let mut other = false;
+    let mut others = Vec::new();
     for (known, router) in ROUTES.iter() {
         let Ok(matched) = router.at(path) else { continue };
         if known.as_str() == method.as_str() {
             let segments = matched.params.iter().map(|(name, raw)| (name.to_owned(), decode(raw)));
             return Found::Entry(matched.value, segments.collect());
         }
-        other = true;
+        others.push(known.as_str());
     }
-    if other { Found::OtherMethod } else { Found::Nothing }
+    if others.is_empty() { Found::Nothing } else { Found::OtherMethods(others.join(", ")) }
 }
 
 fn decode(raw: &str) -> Vec<u8> {
@@ -83,7 +83,9 @@ mod tests {
         assert_eq!(entry(&Method::DELETE, "/locks/status/x"), Some(("lock_force_release", b"status/x".to_vec())));
         assert_eq!(entry(&Method::DELETE, "/locks/acquire"), Some(("lock_force_release", b"acquire".to_vec())));
         assert_eq!(entry(&Method::GET, "/locks/status/a%2Fb%20%ff"), Some(("lock_status", b"a/b \xff".to_vec())));
-        assert!(matches!(find(&Method::PUT, "/locks/acquire"), Found::OtherMethod));
+        assert!(
+            matches!(find(&Method::PUT, "/locks/acquire"), Found::OtherMethods(allowed) if allowed == "POST, DELETE")
+        );
         assert!(matches!(find(&Method::GET, "/nowhere"), Found::Nothing));
     }
 }
