@@ -54,6 +54,8 @@ pub enum Caller {
         /// The admin's key.
         admin_key: String,
     },
+    /// Whoever a surface has just verified; for one request, and no longer.
+    Verified(Principal),
 }
 
 /// A key is never printed, not even by accident.
@@ -62,6 +64,7 @@ impl std::fmt::Debug for Caller {
         match self {
             Self::Key(_) => f.write_str("Key(…)"),
             Self::Agent { agent_id, .. } => write!(f, "Agent({agent_id})"),
+            Self::Verified(who) => write!(f, "Verified({})", who.agent_id()),
         }
     }
 }
@@ -75,6 +78,7 @@ impl Caller {
         match self {
             Self::Key(key) => authn::authenticate(app.gate().store(), Some(key)).await,
             Self::Agent { agent_id, admin_key } => authn::as_agent(app.gate().store(), admin_key, agent_id).await,
+            Self::Verified(who) => Ok(who.clone()),
         }
     }
 }
@@ -250,7 +254,8 @@ fn with_query(url: String, input: &Map<String, Value>) -> String {
         return url;
     }
     let mut query = form_urlencoded::Serializer::new(String::new());
-    for (name, value) in input {
+    // What is null counts as absent, and there is no null in a query.
+    for (name, value) in input.iter().filter(|(_, value)| !value.is_null()) {
         let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         for value in values {
             query.append_pair(name, &plain(value));
@@ -311,7 +316,8 @@ mod tests {
 
     #[test]
     fn queries_carry_numbers_and_text_alike() {
-        let input = json!({"agent_id": "a&b=c", "limit": 5, "x": ["1", "2"]}).as_object().unwrap().clone();
+        let input =
+            json!({"agent_id": "a&b=c", "limit": 5, "none": null, "x": ["1", "2"]}).as_object().unwrap().clone();
         assert_eq!(
             with_query("http://h/audit".to_owned(), &input),
             "http://h/audit?agent_id=a%26b%3Dc&limit=5&x=1&x=2"

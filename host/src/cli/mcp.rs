@@ -10,14 +10,14 @@ use super::error::CliError;
 use super::output::Output;
 use super::transport::Where;
 use crate::client::Client;
-use crate::mcp::serve_stdio;
+use crate::mcp;
 use crate::telemetry;
 
 /// Serve one agent's tools over stdin and stdout (MCP)
 ///
 /// An agent's harness starts this. On a data folder the agent is named by --agent, for whoever may read the folder's
-/// admin.key; before a running server the agent is whoever PORTREEVE_API_KEY belongs to. Stdout holds protocol frames
-/// only; messages go to stderr.
+/// admin.key; otherwise, and before a running server, it is whoever PORTREEVE_API_KEY belongs to. Stdout holds protocol
+/// frames only; messages go to stderr. Ends when the harness closes stdin.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  portreeve mcp --agent claude-1\n  PORTREEVE_API_KEY=… portreeve mcp --url http://127.0.0.1:8081"
@@ -32,8 +32,9 @@ pub(super) struct Mcp {
 
 impl Mcp {
     pub(super) async fn run(self, output: &Output) -> Result<ExitCode, CliError> {
-        telemetry::init_logs("warn");
-        let transport = self.place.connect_as(self.agent.as_deref(), output).await?;
+        telemetry::init_logs("warn,rmcp=error");
+        let stop = stop()?;
+        let transport = self.place.connect_as_agent(self.agent.as_deref(), output).await?;
         // Asked before a session begins, because a harness shows what is on stderr then, and hardly later. Whoever may
         // not even see its own profile has no use for tools.
         if let Err(error) = transport.call("profile_me", Map::new()).await {
@@ -45,35 +46,39 @@ impl Mcp {
             Client::Embedded { app, .. } => Some(app.spawn_background()),
             Client::Http { .. } => None,
         };
-        let ended = tokio::select! {
-            ended = serve_stdio(client.clone()) => ended.map_err(|error| broken(&error)),
-            stopped = stop() => stopped,
+        let stop = async {
+            stop.await;
+            if let Client::Embedded { app, .. } = &client {
+                app.begin_stop();
+            }
         };
-        if let Client::Embedded { app, .. } = &client {
-            app.begin_stop();
-        }
+        let ended = mcp::serve(client.clone(), stop).await;
         if let Some(background) = background {
             background.abort();
         }
         client.close().await;
-        ended.map(|()| ExitCode::SUCCESS)
+        ended.map(|_| ExitCode::SUCCESS).map_err(|error| broken(&error))
     }
 }
 
-/// Ends with the first SIGINT or SIGTERM.
-async fn stop() -> Result<(), CliError> {
-    let deaf = |error: std::io::Error| {
-        CliError::new(format!("cannot listen for signals: {error}"), "look at the limits of the process (ulimit -a)")
+/// Returns with the first SIGINT or SIGTERM.
+fn stop() -> Result<impl Future<Output = ()> + Send, CliError> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            let cause = format!("cannot listen for signals: {error}");
+            CliError::new(cause, "look at the limits of the process (ulimit -a)")
+        })
     };
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt()).map_err(deaf)?, signal(SignalKind::terminate()).map_err(deaf)?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
-fn broken(error: &crate::mcp::StdioError) -> CliError {
-    CliError::new(error.to_string(), "this command is started by an agent's harness: portreeve setup --help")
+fn broken(error: &std::io::Error) -> CliError {
+    let cause = format!("cannot speak MCP on stdin and stdout: {error}");
+    CliError::new(cause, "this command is started by an agent's harness: portreeve setup --help")
 }

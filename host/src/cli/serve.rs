@@ -18,7 +18,7 @@ use crate::app::{App, Options};
 use crate::clock::SystemClock;
 use crate::engine::types::BundleFile;
 use crate::engine::{Cage, default_bundle, read_bundle};
-use crate::http::{Served, serve_with};
+use crate::http::{Origin, Served, serve_with};
 use crate::telemetry;
 
 /// Exit code after a second signal, as a shell reports an interrupt.
@@ -42,9 +42,10 @@ pub(super) struct Serve {
     /// Gets {"url":…,"pid":…} once connections are accepted; removed at the end
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Let pages of this origin use /mcp from a browser, for instance https://tools.example:443; may be repeated
-    #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
-    allow_origin: Vec<String>,
+    /// Let pages of this origin use /mcp from a browser, and a proxy on this machine hand its name through; for instance
+    /// https://tools.example. May be repeated; pages of this machine and of the server's own name may anyway
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<Origin>,
     /// A policy bundle to put in force, instead of the one that the program carries
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
@@ -60,18 +61,9 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "an address is IP:PORT, for instance 127.0.0.1:8081, [::1]:8081 or 127.0.0.1:0".to_owned())
 }
 
-/// An origin without a port would match every port.
-fn parse_origin(text: &str) -> Result<String, String> {
-    let told = || "an origin is SCHEME://HOST:PORT, for instance https://tools.example:443".to_owned();
-    let (scheme, rest) = text.split_once("://").ok_or_else(told)?;
-    let (host, port) = rest.rsplit_once(':').ok_or_else(told)?;
-    let fine = matches!(scheme, "http" | "https") && !host.is_empty() && !rest.contains('/');
-    if fine && port.parse::<u16>().is_ok() { Ok(text.to_owned()) } else { Err(told()) }
-}
-
 impl Serve {
     pub(super) async fn run(self, output: &Output) -> Result<ExitCode, CliError> {
-        telemetry::init_logs("info");
+        telemetry::init_logs("info,rmcp=error");
         telemetry::init_metrics();
         let data = folders::data(self.data.clone())?;
         let ready = self.ready_file.clone().map(ReadyFile::prepare).transpose()?;
@@ -79,7 +71,7 @@ impl Serve {
         let bundle = self.bundle()?;
         let app = self.open(data, bundle, output).await?;
         let mut stop = Stop::listen()?;
-        let served = match serve_with(Arc::clone(&app), self.listen, &self.allow_origin).await {
+        let served = match serve_with(Arc::clone(&app), self.listen, self.allow_origin.clone()).await {
             Ok(served) => served,
             Err(error) => {
                 app.close().await;

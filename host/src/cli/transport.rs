@@ -64,6 +64,23 @@ impl Where {
         }
     }
 
+    /// Connects for an agent's harness: as the agent that is named, else as whoever the key belongs to. Never as the
+    /// folder's admin, whose standing is no agent's to have because nobody named one.
+    pub(super) async fn connect_as_agent(&self, agent: Option<&str>, output: &Output) -> Result<Transport, CliError> {
+        if agent.is_some() || self.server().is_some() {
+            return self.connect_as(agent, output).await;
+        }
+        let data = self.store_folder()?;
+        let key = api_key().ok_or_else(|| {
+            CliError::new(
+                "it is not known which agent this is for",
+                "name it: --agent NAME (`portreeve agent add NAME …` registers one), or set PORTREEVE_API_KEY to its key",
+            )
+            .with_exit(EXIT_USAGE)
+        })?;
+        attach(data, Caller::Key(key), output).await
+    }
+
     /// The server that is named, by an option or, where no folder is, by the variable.
     pub(super) fn server(&self) -> Option<String> {
         let variable = || folders::variable("PORTREEVE_URL").map(|url| url.to_string_lossy().into_owned());
@@ -85,18 +102,23 @@ impl Where {
     async fn embedded(&self, agent: Option<&str>, output: &Output) -> Result<Transport, CliError> {
         let data = self.store_folder()?;
         let caller = caller_of(&data, agent)?;
-        let options = Options {
-            data,
-            cache: folders::service_cache(None),
-            bundle: Vec::new(),
-            cage: Cage::default(),
-            clock: Arc::new(SystemClock::default()),
-        };
-        let progress = Progress::new(output);
-        let app = App::attach(options, &|stage| progress.show(stage)).await;
-        let app = app.map_err(|error| failure::open(&error, None))?;
-        Ok(Transport(Client::Embedded { app, caller }))
+        attach(data, caller, output).await
     }
+}
+
+/// Opens the service on a folder in this process.
+async fn attach(data: PathBuf, caller: Caller, output: &Output) -> Result<Transport, CliError> {
+    let options = Options {
+        data,
+        cache: folders::service_cache(None),
+        bundle: Vec::new(),
+        cage: Cage::default(),
+        clock: Arc::new(SystemClock::default()),
+    };
+    let progress = Progress::new(output);
+    let app = App::attach(options, &|stage| progress.show(stage)).await;
+    let app = app.map_err(|error| failure::open(&error, None))?;
+    Ok(Transport(Client::Embedded { app, caller }))
 }
 
 /// The admin of a folder, or the agent that whoever may read the admin's key names.

@@ -1,6 +1,8 @@
 //! The HTTP surface: reads a request, finds its entry in the catalogue, prints the answer. No rules, no SQL.
 
+mod mcp;
 mod openapi;
+mod origin;
 mod route;
 mod serve;
 mod service;
@@ -8,7 +10,7 @@ mod service;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -21,8 +23,9 @@ use crate::authn;
 use crate::command::catalogue::{Answer, Call, Entry};
 use crate::command::input::{Field, Place};
 use crate::error::{Error, FieldProblem, Result};
-use crate::mcp::{Caller, Endpoint};
+use crate::mcp::Endpoint;
 
+pub use origin::{Origin, Origins};
 pub use serve::{Served, serve, serve_with};
 
 /// Largest body that is read.
@@ -30,9 +33,6 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Where MCP clients go.
-const MCP: &str = "/mcp";
 
 /// Answers that were given before say so.
 const REPLAYED: &str = "idempotency-replayed";
@@ -42,16 +42,17 @@ const REPLAYED: &str = "idempotency-replayed";
 struct Shared {
     app: Arc<App>,
     mcp: Endpoint,
+    origins: Arc<Origins>,
 }
 
-/// The service as an axum router. Pages of `origins` may use `/mcp` from a browser.
-pub fn router(app: Arc<App>, origins: &[String]) -> Router {
+/// The service as an axum router. `origins` says which pages may use `/mcp` from a browser.
+pub fn router(app: Arc<App>, origins: Origins) -> Router {
     let panicked = CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
         tracing::error!("a request handler panicked");
         let body = json!({"success": false, "error": "internal_error", "detail": "the request failed; see the log"});
         (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
     });
-    let shared = Shared { app, mcp: Endpoint::new(BODY_BYTES_MAX, origins) };
+    let shared = Shared { mcp: Endpoint::new(Arc::clone(&app)), app, origins: Arc::new(origins) };
     Router::new().fallback(handle).with_state(shared).layer(panicked)
 }
 
@@ -80,9 +81,8 @@ type Named<T> = std::result::Result<T, (&'static str, Error)>;
 async fn answer(shared: &Shared, request: Request, request_id: &str) -> Named<(&'static str, Response)> {
     let app = &*shared.app;
     let path = request.uri().path().to_owned();
-    if path == MCP {
-        let answered = mcp(shared, request).await;
-        return answered.map(|response| ("mcp", response)).map_err(|error| ("mcp", error));
+    if path == mcp::PATH {
+        return Ok((mcp::NAME, mcp::answer(shared, request, request_id).await));
     }
     if let Some(found) = service::find(&path) {
         let name = found.name();
@@ -102,14 +102,6 @@ async fn answer(shared: &Shared, request: Request, request_id: &str) -> Named<(&
             answered.map(|answer| (entry.name, answer_response(answer))).map_err(|error| (entry.name, error))
         }
     }
-}
-
-/// A message of an MCP client: the key first, then the body, as everywhere.
-async fn mcp(shared: &Shared, request: Request) -> Result<Response> {
-    let key = key_of(request.headers()).unwrap_or_default().to_owned();
-    let who = authn::authenticate(shared.app.gate().store(), Some(&key)).await?;
-    let caller = Caller::new(&shared.app, &key, who.agent_id(), request.headers());
-    Ok(shared.mcp.answer(request, caller).await.map(Body::new))
 }
 
 /// A request that needs a key: the key first, then the body.
@@ -171,12 +163,17 @@ fn query_fields(fields: &[Field], query: &str) -> Map<String, Value> {
     map
 }
 
-async fn body_fields(body: Body) -> Result<Map<String, Value>> {
+/// A body, whole, if it is not too large and does not take too long.
+async fn body_bytes(body: Body) -> Result<Bytes> {
     let unreadable = |why: &str| Error::Invalid(vec![FieldProblem::new("body", "", "body_unreadable", why)]);
     let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await;
-    let bytes = read.map_err(|_| unreadable("the body did not arrive in time"))?.map_err(|error| {
+    read.map_err(|_| unreadable("the body did not arrive in time"))?.map_err(|error| {
         if is_length_limit(&error) { Error::TooLarge(BODY_BYTES_MAX) } else { unreadable("the body could not be read") }
-    })?;
+    })
+}
+
+async fn body_fields(body: Body) -> Result<Map<String, Value>> {
+    let bytes = body_bytes(body).await?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::{Origin, Origins};
 use crate::app::App;
 
 /// How long requests in flight may take once the service stops.
@@ -28,18 +29,18 @@ pub struct Served {
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve(app: Arc<App>, listen: SocketAddr) -> std::io::Result<Served> {
-    serve_with(app, listen, &[]).await
+    serve_with(app, listen, Vec::new()).await
 }
 
-/// As [`serve`]; pages of `origins` (`https://host:port`) may use `/mcp` from a browser.
+/// As [`serve`]; pages of these origins may use `/mcp` from a browser.
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn serve_with(app: Arc<App>, listen: SocketAddr, origins: &[String]) -> std::io::Result<Served> {
+pub async fn serve_with(app: Arc<App>, listen: SocketAddr, pages: Vec<Origin>) -> std::io::Result<Served> {
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     let (stop, mut stopped) = watch::channel(false);
-    let router = super::router(Arc::clone(&app), origins);
+    let router = super::router(Arc::clone(&app), Origins::new(pages, address.ip()));
     let server = tokio::spawn(async move {
         axum::serve(listener, router)
             .with_graceful_shutdown(async move {

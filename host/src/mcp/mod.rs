@@ -1,18 +1,27 @@
-//! The MCP surface: the catalogue's entries as tools, a few lists as resources, and prompts. No rules, no SQL.
+//! The MCP surface: the catalogue's tools, resources and prompts, over streamable HTTP and over stdio.
 //!
-//! One handler serves all three ways: over stdio on a data folder, over stdio before a running server, and at `/mcp` of
-//! a server. They differ only in the [`Client`] that a call goes through; each call passes the gate as its caller.
-//!
-//! Nothing is kept between requests: no session table that could leak, be hijacked or outlive a key. The one thing that
-//! must be found again is a call that its client cancels, see [`calls`].
+//! One handler serves every transport. It reaches the service through a [`Client`](crate::client::Client), so a call
+//! takes the same way whether it came over HTTP, over stdio beside the data folder, or over stdio to a server
+//! elsewhere: the entry of the catalogue, and with it the gate. What MCP adds is said in this module and nowhere else.
 
-mod calls;
+mod call;
 mod handler;
 mod http;
 mod prompts;
+mod render;
 mod resources;
+mod running;
 mod stdio;
 mod tools;
 
-pub use http::{Caller, Endpoint, Response};
-pub use stdio::{StdioError, serve_stdio};
+pub use http::{Endpoint, ResponseBody};
+pub use stdio::{Ended, serve};
+
+/// What an answer says of its request: the identifier that log and audit row carry.
+const META_REQUEST_ID: &str = "portreeve/requestId";
+
+/// With this a caller makes a call repeatable: a repeat gets the first answer.
+const META_IDEMPOTENCY_KEY: &str = "portreeve/idempotencyKey";
+
+/// An answer that was given before says so.
+const META_REPLAYED: &str = "portreeve/idempotencyReplayed";

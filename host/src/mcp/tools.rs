@@ -1,109 +1,122 @@
-//! The catalogue's entries as tools.
+//! The tools: one for each entry of the catalogue that names one, and `help`.
 
-use std::sync::LazyLock;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
-use rmcp::model::{CallToolResult, ContentBlock, MetaObject, Tool, ToolAnnotations};
-use serde_json::{Map, Value, json};
+use rmcp::model::{JsonObject, Tool, ToolAnnotations};
+use serde_json::{Value, json};
 
-use crate::command::catalogue::{Answer, CATALOGUE, Entry, Kind};
+use crate::command::catalogue::{Answer, CATALOGUE, Entry, Kind, Tool as ToolHints};
 use crate::command::help;
+use crate::error::Error;
 
-/// The tool that no entry is behind: what the service says of itself.
+/// The tool that is no entry of the catalogue: it asks nobody and tells nothing but what is written.
 pub(super) const HELP: &str = "help";
 
-/// All tools, in the catalogue's order, made once.
+static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
+    let entries = CATALOGUE.iter().filter_map(|entry| entry.tool.map(|hints| of_entry(entry, hints)));
+    std::iter::once(of_help()).chain(entries).collect()
+});
+
+static BY_NAME: LazyLock<HashMap<&'static str, &'static Tool>> =
+    LazyLock::new(|| TOOLS.iter().map(|tool| (tool.name.as_ref(), tool)).collect());
+
+/// All tools, in the catalogue's order, which does not change while the program runs.
 pub(super) fn all() -> &'static [Tool] {
-    static TOOLS: LazyLock<Vec<Tool>> =
-        LazyLock::new(|| CATALOGUE.iter().filter_map(tool_of).chain([help_tool()]).collect());
     &TOOLS
 }
 
-fn tool_of(entry: &Entry) -> Option<Tool> {
-    let tool = entry.tool?;
-    let annotations = ToolAnnotations::from_raw(
-        Some(title(tool.name)),
-        Some(entry.kind == Kind::Query),
-        Some(tool.destructive),
-        Some(tool.idempotent || entry.kind == Kind::Query),
-        Some(false),
-    );
-    let made = Tool::new(tool.name, entry.description(), entry.input_schema())
-        .with_title(title(tool.name))
-        .with_raw_output_schema(std::sync::Arc::new(either(entry.output_schema())))
-        .with_annotations(annotations);
-    Some(made)
+/// A tool by its name.
+pub(super) fn find(name: &str) -> Option<&'static Tool> {
+    BY_NAME.get(name).copied()
 }
 
-fn help_tool() -> Tool {
-    let input = json!({
+fn of_entry(entry: &'static Entry, hints: ToolHints) -> Tool {
+    let reads = entry.kind == Kind::Query;
+    let annotations = ToolAnnotations::new()
+        .read_only(reads)
+        .destructive(hints.destructive)
+        .idempotent(reads || hints.idempotent)
+        .open_world(false);
+    Tool::new(hints.name, entry.description(), Arc::new(entry.input_schema()))
+        .with_title(title(hints.name))
+        .with_raw_output_schema(Arc::new(answered(&entry.output_schema())))
+        .with_annotations(annotations)
+}
+
+fn of_help() -> Tool {
+    let input = object(json!({
         "type": "object",
-        "properties": {"topic": {"type": "string", "maxLength": 256, "description": "A topic; without one, the list of them"}},
-    });
-    let output = json!({
-        "type": "object",
-        "properties": {"topics": {"type": "array"}, "topic": {"type": "string"}, "tools": {"type": "array"}},
-    });
-    Tool::new(HELP, "Read how to work with this service: topics, tools, workflows, examples.", object(input))
+        "properties": {"topic": {"type": "string", "maxLength": 256, "description": "A topic; leave it out for a list of them"}},
+    }));
+    let description = "Explain how to work with the coordinator: topics with tools, workflows and examples. \
+        Start here when you are unsure which tool to use.";
+    Tool::new(HELP, description, Arc::new(input))
         .with_title("Help")
-        .with_raw_output_schema(std::sync::Arc::new(object(output)))
-        .with_annotations(ToolAnnotations::from_raw(
-            Some("Help".to_owned()),
-            Some(true),
-            Some(false),
-            Some(true),
-            Some(false),
-        ))
+        .with_raw_output_schema(Arc::new(answered(&json!({"type": "object"}))))
+        .with_annotations(ToolAnnotations::new().read_only(true).destructive(false).idempotent(true).open_world(false))
 }
 
-/// `acquire_lock` as people read it.
+/// `acquire_lock` for people: "Acquire lock".
 fn title(name: &str) -> String {
     let words = name.replace('_', " ");
     let mut letters = words.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// An answer or a refusal: clients hold both against the one schema, and it has to be of an object.
-fn either(answer: Value) -> Map<String, Value> {
-    let refusal = json!({
-        "type": "object", "required": ["success", "error"],
+/// The schema of whatever a call may answer. Clients check the structured content of errors against it as well, so a
+/// refusal is one of its shapes.
+fn answered(output: &Value) -> JsonObject {
+    object(json!({"type": "object", "anyOf": [output, refusal()]}))
+}
+
+/// The body of every refusal, whatever refused.
+fn refusal() -> Value {
+    let text = || json!({"type": "string"});
+    json!({
+        "type": "object",
+        "description": "A refusal: nothing was done",
         "properties": {
             "success": {"const": false},
-            "error": {"type": "string", "description": "denied, invalid_request, storage_unavailable …"},
-            "reason": {"type": "string"}, "remedy": {"type": "string"}, "decision_id": {"type": "string"},
+            "error": {"type": "string", "description": "denied, invalid_request, storage_unavailable, unreachable …"},
+            "reason": text(), "remedy": text(), "decision_id": text(),
         },
-    });
-    object(json!({"type": "object", "anyOf": [answer, refusal]}))
+        "required": ["success", "error"],
+    })
 }
 
-fn object(value: Value) -> Map<String, Value> {
+fn object(value: Value) -> JsonObject {
     match value {
         Value::Object(map) => map,
-        _ => Map::new(),
+        _ => JsonObject::new(),
     }
 }
 
-/// An answer as a tool's result: the same body as structure and as text. A refusal is an error that the model reads.
-pub(super) fn result(answer: &Answer, request_id: &str) -> CallToolResult {
-    let content = vec![ContentBlock::text(answer.body.to_string())];
-    let mut result =
-        if answer.is_refusal() { CallToolResult::error(content) } else { CallToolResult::success(content) };
-    result.structured_content = Some(answer.body.clone());
-    let mut meta = MetaObject::new();
-    meta.insert("portreeve/requestId".to_owned(), json!(request_id));
-    if answer.replayed {
-        meta.insert("portreeve/idempotencyReplayed".to_owned(), json!(true));
+/// What `help` answers: a topic, or the list of topics.
+pub(super) fn answer_help(arguments: &JsonObject) -> Answer {
+    let topic = match arguments.get("topic") {
+        None | Some(Value::Null) => "",
+        Some(Value::String(topic)) => topic.trim(),
+        Some(_) => return Answer::refusal(&Error::field("topic", "string_type", "input should be a text")),
+    };
+    let body = if topic.is_empty() { Some(help::index()) } else { help::topic(topic) };
+    match body {
+        Some(body) => Answer { status: 200, body, replayed: false },
+        None => Answer::refusal(&Error::UnknownTopic(topic.chars().take(100).collect())),
     }
-    result.meta = Some(meta);
-    result
 }
 
-/// What the help answers.
-pub(super) fn help(arguments: &Map<String, Value>) -> Answer {
-    match arguments.get("topic").and_then(Value::as_str).filter(|topic| !topic.is_empty()) {
-        None => Answer { status: 200, body: help::index(), replayed: false },
-        Some(name) => match help::topic(name) {
-            Some(body) => Answer { status: 200, body, replayed: false },
-            None => Answer::refusal(&crate::error::Error::UnknownTopic(name.chars().take(100).collect())),
-        },
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_of_the_catalogue_is_offered_once_and_found() {
+        let names: Vec<&str> = all().iter().map(|tool| tool.name.as_ref()).collect();
+        let expected = CATALOGUE.iter().filter_map(|entry| entry.tool.map(|tool| tool.name));
+        assert_eq!(names, std::iter::once(HELP).chain(expected).collect::<Vec<_>>());
+        assert_eq!(BY_NAME.len(), names.len());
+        assert_eq!(find("acquire_lock").and_then(|tool| tool.title.as_deref()), Some("Acquire lock"));
+        assert!(find("lock_acquire").is_none());
     }
 }
