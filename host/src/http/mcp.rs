@@ -34,7 +34,7 @@ pub(super) async fn answer(shared: &Shared, request: Request, request_id: &str) 
     let mut response = if request.method() == Method::OPTIONS && origin.is_some() {
         preflight()
     } else {
-        keyed(shared, request, request_id).await.unwrap_or_else(|error| refuse(&error))
+        keyed(shared, request, request_id).await.unwrap_or_else(|error| error_response(&error))
     };
     if let Some(origin) = origin {
         let headers = response.headers_mut();
@@ -49,19 +49,11 @@ pub(super) async fn answer(shared: &Shared, request: Request, request_id: &str) 
 async fn keyed(shared: &Shared, request: Request, request_id: &str) -> Result<Response> {
     let who = authn::authenticate(shared.app.gate().store(), key_of(request.headers())).await?;
     if request.method() != Method::POST {
-        return Err(Error::WrongMethod(request.method().to_string()));
+        return Err(Error::WrongMethod { method: request.method().to_string(), allowed: "POST".to_owned() });
     }
     let (head, body) = request.into_parts();
     let body = body_bytes(body).await?;
     Ok(shared.mcp.answer(who, head, body, request_id).await.map(Body::new))
-}
-
-fn refuse(error: &Error) -> Response {
-    let mut response = error_response(error);
-    if matches!(error, Error::WrongMethod(_)) {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-    }
-    response
 }
 
 /// A browser asks before it sends a page's key along.
