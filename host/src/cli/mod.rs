@@ -11,6 +11,7 @@ mod operate;
 mod policy;
 mod progress;
 mod serve;
+mod setup;
 mod transport;
 
 pub mod error;
@@ -53,6 +54,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Setup(setup::Setup),
     Agent(agent::Agent),
     Check(check::Check),
     Audit(audit::Audit),
@@ -98,6 +100,7 @@ pub fn cannot_start(error: &std::io::Error) {
 async fn run(cli: Cli, output: &Output) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Serve(command) => command.run(output).await,
+        Command::Setup(command) => command.run(output).await,
         Command::Agent(command) => command.run(output).await,
         Command::Check(command) => command.run(output).await,
         Command::Audit(command) => command.run(output).await,

@@ -22,6 +22,7 @@ mod no_effect;
 mod revoke;
 mod rules;
 mod samples;
+mod setup;
 mod store;
 mod tidy;
 mod trust;
