@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod failure;
 mod folders;
+mod import;
 mod operate;
 mod policy;
 mod progress;
