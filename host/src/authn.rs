@@ -10,7 +10,12 @@ use crate::error::{Error, Result};
 use crate::store::{Store, StoreError};
 
 /// Longest key that is looked at; longer ones are unknown.
-const KEY_BYTES_MAX: usize = 512;
+pub const KEY_BYTES_MAX: usize = 512;
+
+/// Bytes of the hash that finds a key.
+const LOOKUP_BYTES: usize = 8;
+/// Bytes of the hash that a key is compared by.
+const HASH_BYTES: usize = 32;
 
 /// The agent that background work runs as.
 pub const SYSTEM: &str = "system";
@@ -151,8 +156,26 @@ impl KeyHashes {
     pub fn of(key: &str) -> Self {
         let hash = |domain: &[u8]| Sha256::new().chain_update(domain).chain_update(key.as_bytes()).finalize().to_vec();
         let mut lookup = hash(b"portreeve key lookup\0");
-        lookup.truncate(8);
+        lookup.truncate(LOOKUP_BYTES);
         Self { lookup, key_hash: hash(b"portreeve key\0") }
+    }
+
+    /// Both as one text: how a key is taken over without its being sent.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        self.lookup.iter().chain(&self.key_hash).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What [`Self::to_hex`] wrote; none for any other text.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        if text.len() != 2 * (LOOKUP_BYTES + HASH_BYTES) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+        let mut lookup = (0..text.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>()?;
+        let key_hash = lookup.split_off(LOOKUP_BYTES);
+        Some(Self { lookup, key_hash })
     }
 }
 
@@ -237,5 +260,10 @@ mod tests {
         assert_eq!(a.hashes, KeyHashes::of(&a.secret));
         assert!(!a.hashes.key_hash.starts_with(&a.hashes.lookup));
         assert!(!format!("{a:?}").contains(&a.secret));
+        let hex = a.hashes.to_hex();
+        assert_eq!(KeyHashes::from_hex(&hex), Some(a.hashes));
+        for wrong in ["", "00", &hex[1..], &format!("{hex}00"), &hex.replace(&hex[..1], "+"), &"ä".repeat(40)] {
+            assert_eq!(KeyHashes::from_hex(wrong), None, "{wrong}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::body::{fields, hint, items, short_time, text};
 use super::error::CliError;
 use super::failure;
+use super::import::Import;
 use super::output::{Output, Tone};
 use super::transport::{Transport, Where};
 use crate::telemetry;
@@ -15,7 +16,7 @@ use crate::telemetry;
 /// Most agents in one list.
 const LIST_MAX: u32 = 1000;
 
-/// Register agents, give and revoke their keys, change profiles, suspend
+/// Register agents, give and revoke their keys, change profiles, suspend, take over from elsewhere
 ///
 /// Works against a running server (--url, with the admin's key in PORTREEVE_API_KEY) or straight on a data folder
 /// (--data), also while a server runs on it. Every change passes policy and is audited.
@@ -37,6 +38,7 @@ enum Action {
     Key(Key),
     Profile(Profile),
     Suspend(Suspend),
+    Import(Import),
 }
 
 /// Register an agent and show its key, this once
@@ -56,6 +58,9 @@ struct Add {
     /// An archetype, which tasks may ask for
     #[arg(long)]
     archetype: Option<String>,
+    /// What its key is for
+    #[arg(long)]
+    label: Option<String>,
 }
 
 /// List agents
@@ -127,19 +132,21 @@ impl Agent {
         let transport = self.place.connect(output).await?;
         let ended = self.action.run(&transport, output).await;
         transport.close().await;
-        ended.map(|()| ExitCode::SUCCESS)
+        ended
     }
 }
 
 impl Action {
-    async fn run(self, to: &Transport, output: &Output) -> Result<(), CliError> {
-        match self {
+    async fn run(self, to: &Transport, output: &Output) -> Result<ExitCode, CliError> {
+        let done = match self {
+            Self::Import(import) => return import.run(to, output).await,
             Self::Add(add) => add.run(to, output).await,
             Self::List(_) => list(to, output).await,
             Self::Key(key) => key.run(to, output).await,
             Self::Profile(profile) => profile.run(to, output).await,
             Self::Suspend(suspend) => suspend.run(to, output).await,
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }
 
@@ -147,6 +154,7 @@ impl Add {
     async fn run(self, to: &Transport, output: &Output) -> Result<(), CliError> {
         let input = json!({
             "agent_id": self.name, "agent_type": self.agent_type, "profile": self.profile, "archetype": self.archetype,
+            "label": self.label,
         });
         let created = change(to, "agent_create", input).await?;
         print_key(&created, output)

@@ -22,7 +22,7 @@ pub struct CliError {
     /// The process' exit code.
     pub exit: u8,
     /// What the service answered, if it did: what programs read instead of the words.
-    pub body: Option<Value>,
+    pub body: Option<Box<Value>>,
 }
 
 impl CliError {
@@ -42,7 +42,7 @@ impl CliError {
     /// The same error with the answer that it is about.
     #[must_use]
     pub fn with_body(mut self, body: &Value) -> Self {
-        self.body = Some(body.clone());
+        self.body = Some(Box::new(body.clone()));
         self
     }
 

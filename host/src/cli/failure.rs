@@ -153,6 +153,8 @@ pub(super) fn unsuccessful(body: &Value) -> Result<(), CliError> {
     let next = match reason {
         "agent_exists" => "choose another name, or give that agent one more key: portreeve agent key NAME new",
         "agent_not_found" => "`portreeve agent list` shows who there is",
+        "key_exists" => "the service has that key already; nothing is left to do",
+        "key_revoked" => "issue a new key: portreeve agent key NAME new",
         "key_not_found" => "`portreeve agent key NAME list` shows the agent's keys",
         "system_agent_is_fixed" => "leave `system` alone: the service's own work runs as it",
         _ => "see --help",

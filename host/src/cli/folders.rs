@@ -9,8 +9,13 @@ use super::error::CliError;
 pub(super) fn data(given: Option<PathBuf>) -> Result<PathBuf, CliError> {
     given
         .or_else(|| path_of("PORTREEVE_DATA"))
-        .or_else(|| user_folder("XDG_DATA_HOME", ".local/share"))
+        .or_else(default_data)
         .ok_or_else(|| homeless("data folder", "--data DIR"))
+}
+
+/// The user's own data folder: where nobody says anything.
+pub(super) fn default_data() -> Option<PathBuf> {
+    user_folder("XDG_DATA_HOME", ".local/share")
 }
 
 /// The cache of a service on a data folder, where it is not in that folder.

@@ -7,11 +7,13 @@ mod check;
 mod demo;
 mod failure;
 mod folders;
+mod import;
 mod mcp;
 mod operate;
 mod policy;
 mod progress;
 mod serve;
+mod setup;
 mod transport;
 
 pub mod error;
@@ -54,6 +56,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Setup(setup::Setup),
     Agent(agent::Agent),
     Mcp(mcp::Mcp),
     Check(check::Check),
@@ -100,6 +103,7 @@ pub fn cannot_start(error: &std::io::Error) {
 async fn run(cli: Cli, output: &Output) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Serve(command) => command.run(output).await,
+        Command::Setup(command) => command.run(output).await,
         Command::Agent(command) => command.run(output).await,
         Command::Mcp(command) => command.run(output).await,
         Command::Check(command) => command.run(output).await,

@@ -51,16 +51,10 @@ impl Where {
             )
             .with_exit(EXIT_USAGE));
         }
-        match (&self.url, &self.data) {
-            (Some(_), Some(_)) => Err(CliError::new(
-                "--url and --data name two services",
-                "give the one that you mean: --url for a running server, --data for a folder",
-            )
-            .with_exit(EXIT_USAGE)),
-            _ => match self.server() {
-                Some(url) => http(&url, output),
-                None => self.embedded(agent, output).await,
-            },
+        self.check()?;
+        match self.server() {
+            Some(url) => http(&url, output),
+            None => self.embedded(agent, output).await,
         }
     }
 
@@ -79,6 +73,15 @@ impl Where {
             .with_exit(EXIT_USAGE)
         })?;
         attach(data, Caller::Key(key), output).await
+    }
+
+    /// Refuses what names two services.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        if self.url.is_none() || self.data.is_none() {
+            return Ok(());
+        }
+        let next = "give the one that you mean: --url for a running server, --data for a folder";
+        Err(CliError::new("--url and --data name two services", next).with_exit(EXIT_USAGE))
     }
 
     /// The server that is named, by an option or, where no folder is, by the variable.

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::action::{Action, Command, Lookout, Query, Subject};
-use super::input::{Field, Input, Kind, LIMIT};
+use super::input::{Field, Input, Kind, LIMIT, Preset};
 use crate::authn::{KeyHashes, Principal, new_key};
 use crate::clock::Time;
 use crate::engine::types::{ProfileInfo, Target};
@@ -20,6 +20,10 @@ const OPERATION: &str = "manage_agents";
 pub const AGENT_NOT_FOUND: &str = "agent_not_found";
 /// Business reason: the name is taken.
 pub const AGENT_EXISTS: &str = "agent_exists";
+/// Business reason: an agent has that key already.
+pub const KEY_EXISTS: &str = "key_exists";
+/// Business reason: that key was revoked here; a revoked key never comes back.
+pub const KEY_REVOKED: &str = "key_revoked";
 /// Business reason: no such live key of this agent.
 pub const KEY_NOT_FOUND: &str = "key_not_found";
 /// Business reason: an agent cannot suspend itself or change its own profile, so that one admin always remains.
@@ -29,9 +33,15 @@ pub const SYSTEM_AGENT: &str = "system_agent_is_fixed";
 
 const ID: Field = Field::new("id", Kind::Id, "The agent's name").required();
 const LABEL: Field = Field::new("label", Kind::Text(256), "What the key is for");
+const IMPORT_HASH: Field = Field::new(
+    "import_hash",
+    Kind::Text(80),
+    "Take over a key that the agent has from elsewhere: its hashes, as `portreeve agent import` makes them",
+)
+.secret();
 const PROFILE: Field = Field::new("profile", Kind::Id, "A profile of the active policy").required();
 
-/// A new key, as the store takes it. The secret is for the answer alone.
+/// A key that an agent gets, as the store takes it. The secret of a new one is for the answer alone.
 #[derive(Debug, Clone)]
 pub struct KeyDraft {
     /// Identifies the key.
@@ -40,7 +50,8 @@ pub struct KeyDraft {
     pub hashes: KeyHashes,
     /// What it is for.
     pub label: Option<String>,
-    secret: String,
+    /// None for a key that is taken over: only its owner knows it.
+    secret: Option<String>,
 }
 
 impl KeyDraft {
@@ -49,12 +60,20 @@ impl KeyDraft {
             tracing::error!(error = %error, "the operating system gave no randomness");
             Error::StorageUnavailable
         })?;
-        Ok(Self { key_id: super::new_id(), hashes: key.hashes, label, secret: key.secret })
+        Ok(Self { key_id: super::new_id(), hashes: key.hashes, label, secret: Some(key.secret) })
     }
 
-    /// The key itself, for its owner.
+    fn taken_over(hash: &str, label: Option<String>) -> Result<Self> {
+        let hashes = KeyHashes::from_hex(hash).ok_or_else(|| {
+            let msg = "a key's hash is 80 hexadecimal digits, as `portreeve agent import` makes them";
+            Error::field("import_hash", "invalid_hash", msg)
+        })?;
+        Ok(Self { key_id: super::new_id(), hashes, label, secret: None })
+    }
+
+    /// The key itself, for its owner; none of a key that is taken over.
     #[must_use]
-    pub fn secret(&self) -> String {
+    pub fn secret(&self) -> Option<String> {
         self.secret.clone()
     }
 }
@@ -88,7 +107,7 @@ fn check_name(field: &str, name: &str) -> Result<()> {
 
 // ------------------------------------------------------------------ create
 
-/// Registers an agent and gives it its first key.
+/// Registers an agent and gives it its first key, if it is to have one.
 #[derive(Debug, Clone)]
 pub struct AgentCreate {
     /// Its name.
@@ -100,7 +119,7 @@ pub struct AgentCreate {
     /// Its archetype, which tasks may ask for.
     pub archetype: Option<String>,
     /// Its first key.
-    pub key: KeyDraft,
+    pub key: Option<KeyDraft>,
 }
 
 /// What a registration answers.
@@ -131,6 +150,7 @@ impl Action for AgentCreate {
         PROFILE,
         Field::new("archetype", Kind::Id, "Its archetype, which tasks may ask for"),
         LABEL,
+        Field::new("with_key", Kind::Bool, "Whether it gets a key").preset(Preset::Bool(true)),
     ];
     type Output = AgentCreated;
 
@@ -141,7 +161,8 @@ impl Action for AgentCreate {
         if agent_type == crate::authn::SYSTEM {
             return Err(Error::field("agent_type", "invalid_name", "`system` is the service's own type"));
         }
-        let key = KeyDraft::new(input.opt_text("label"))?;
+        let with_key = input.opt_bool("with_key").unwrap_or(true);
+        let key = with_key.then(|| KeyDraft::new(input.opt_text("label"))).transpose()?;
         let (profile, archetype) = (input.text("profile"), input.opt_text("archetype"));
         Ok(Self { agent_id, agent_type, profile, archetype, key })
     }
@@ -169,7 +190,7 @@ impl Command for AgentCreate {
 
 // -------------------------------------------------------------------- keys
 
-/// Gives an agent one more key.
+/// Gives an agent one more key: a new one, or one that it has from elsewhere.
 #[derive(Debug, Clone)]
 pub struct AgentKeyCreate {
     /// The agent.
@@ -196,11 +217,16 @@ pub struct AgentKeyCreated {
 impl Action for AgentKeyCreate {
     const NAME: &'static str = "agent_key_create";
     const OPERATION: &'static str = OPERATION;
-    const INPUT: &'static [Field] = &[ID, LABEL];
+    const INPUT: &'static [Field] = &[ID, LABEL, IMPORT_HASH];
     type Output = AgentKeyCreated;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {
-        Ok(Self { agent_id: input.text("id"), key: KeyDraft::new(input.opt_text("label"))? })
+        let label = input.opt_text("label");
+        let key = match input.opt_text("import_hash") {
+            Some(hash) => KeyDraft::taken_over(&hash, label)?,
+            None => KeyDraft::new(label)?,
+        };
+        Ok(Self { agent_id: input.text("id"), key })
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
@@ -372,6 +398,8 @@ pub struct AgentList {
     pub agent_id: Option<String>,
     /// Most entries.
     pub limit: i64,
+    /// Whether the profiles of the policy in force are listed, too.
+    pub with_profiles: bool,
 }
 
 /// A key as lists show it.
@@ -401,11 +429,23 @@ pub struct AgentEntry {
     pub keys: Vec<KeyEntry>,
 }
 
+/// A profile that an agent may be given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[expect(missing_docs, reason = "said by the policy")]
+pub struct ProfileEntry {
+    pub name: String,
+    pub agent_types: Vec<String>,
+    pub trust_level: u8,
+}
+
 /// Agents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AgentListing {
     /// The agents, by name.
     pub agents: Vec<AgentEntry>,
+    /// The profiles of the policy in force, if they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profiles: Option<Vec<ProfileEntry>>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "the same for every list")]
     pub listing: super::Listing,
@@ -414,11 +454,17 @@ pub struct AgentListing {
 impl Action for AgentList {
     const NAME: &'static str = "agent_list";
     const OPERATION: &'static str = OPERATION;
-    const INPUT: &'static [Field] = &[Field::new("agent_id", Kind::Id, "Only this agent"), LIMIT];
+    const INPUT: &'static [Field] = &[
+        Field::new("agent_id", Kind::Id, "Only this agent"),
+        LIMIT,
+        Field::new("with_profiles", Kind::Bool, "Also list the profiles of the policy in force")
+            .preset(Preset::Bool(false)),
+    ];
     type Output = AgentListing;
 
     fn parse(input: &Input, _who: &Principal) -> Result<Self> {
-        Ok(Self { agent_id: input.opt_text("agent_id"), limit: input.int("limit") })
+        let with_profiles = input.opt_bool("with_profiles").unwrap_or(false);
+        Ok(Self { agent_id: input.opt_text("agent_id"), limit: input.int("limit"), with_profiles })
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
@@ -434,6 +480,11 @@ impl Query for AgentList {
     async fn read(&self, at: Lookout<'_>, _permit: &Permit<Self>) -> Result<AgentListing> {
         let page = at.view.agents(self).await?;
         let listing = super::Listing::of(&page, "name one with `agent_id`, or raise `limit` (most 1000)");
-        Ok(AgentListing { agents: page.items, listing })
+        let profiles = self.with_profiles.then(|| at.manifest().profiles.iter().map(entry_of).collect());
+        Ok(AgentListing { agents: page.items, profiles, listing })
     }
+}
+
+fn entry_of(info: &ProfileInfo) -> ProfileEntry {
+    ProfileEntry { name: info.name.clone(), agent_types: info.agent_types.clone(), trust_level: info.trust_level }
 }

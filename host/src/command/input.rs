@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::clock::Time;
@@ -93,13 +94,15 @@ pub struct Field {
     pub code: Option<&'static str>,
     /// What it means.
     pub doc: &'static str,
+    /// Whether it is kept out of the audit log: of its value only a mark is left.
+    pub secret: bool,
 }
 
 impl Field {
     /// An optional field.
     #[must_use]
     pub const fn new(name: &'static str, kind: Kind, doc: &'static str) -> Self {
-        Self { name, kind, required: false, preset: None, code: None, doc }
+        Self { name, kind, required: false, preset: None, code: None, doc, secret: false }
     }
 
     /// The field must be there, and a text must not be blank.
@@ -119,6 +122,13 @@ impl Field {
     #[must_use]
     pub const fn preset(mut self, value: Preset) -> Self {
         self.preset = Some(value);
+        self
+    }
+
+    /// Its value is not for the audit log.
+    #[must_use]
+    pub const fn secret(mut self) -> Self {
+        self.secret = true;
         self
     }
 
@@ -171,6 +181,8 @@ impl Place {
 #[derive(Debug, Clone, Default)]
 pub struct Input {
     values: BTreeMap<&'static str, Value>,
+    /// Names of the values that are not for the audit log.
+    secrets: Vec<&'static str>,
 }
 
 impl Input {
@@ -190,7 +202,8 @@ impl Input {
                 Err((kind, msg)) => problems.push(FieldProblem::new(place.as_str(), field.name, kind, msg)),
             }
         }
-        if problems.is_empty() { Ok(Self { values }) } else { Err(Error::Invalid(problems)) }
+        let secrets = fields.iter().filter(|field| field.secret).map(|field| field.name).collect();
+        if problems.is_empty() { Ok(Self { values, secrets }) } else { Err(Error::Invalid(problems)) }
     }
 
     /// The text of a field; empty when absent.
@@ -256,11 +269,22 @@ impl Input {
         LockKey::parse(&self.text(name)).map_err(|e| Error::field(name, "invalid_file_path", e.to_string()))
     }
 
-    /// Everything that was read, for the audit log and the request's hash.
+    /// Everything that was read, for the audit log and the request's hash; of secrets their mark.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        Value::Object(self.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+        let shown = |name: &str, value: &Value| match value.as_str() {
+            Some(secret) if self.secrets.contains(&name) => Value::from(format!("mark:{}", mark_of(secret))),
+            _ => value.clone(),
+        };
+        Value::Object(self.values.iter().map(|(name, value)| ((*name).to_owned(), shown(name, value))).collect())
     }
+}
+
+/// Sixteen bits of a secret's digest: they tell one from another, and are too few to test guesses by.
+#[must_use]
+pub fn mark_of(secret: &str) -> String {
+    let digest = Sha256::new().chain_update(b"portreeve mark\0").chain_update(secret).finalize();
+    digest.iter().take(2).map(|byte| format!("{byte:02x}")).collect()
 }
 
 type Problem = (&'static str, String);
@@ -439,62 +463,4 @@ fn read_choice(value: &Value, words: &[&str]) -> Result<Value, Problem> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    const FIELDS: &[Field] = &[
-        FILE_PATH,
-        TTL_MINUTES,
-        AGENT_ID,
-        Field::new("data", Kind::Object, ""),
-        Field::new("ids", Kind::Uuids(2), ""),
-    ];
-
-    fn read(value: &Value) -> Result<Input> {
-        Input::read(FIELDS, value.as_object().unwrap(), Place::Body)
-    }
-
-    #[test]
-    fn nulls_unknown_fields_and_empty_ids_are_absent() {
-        let input = read(&json!({"file_path": "a", "ttl_minutes": null, "agent_id": "", "zzz": 1})).unwrap();
-        assert_eq!(input.to_json(), json!({"file_path": "a", "ttl_minutes": 30}));
-    }
-
-    #[test]
-    fn every_problem_is_told_with_its_place_and_code() {
-        let Err(Error::Invalid(problems)) = read(&json!({"ttl_minutes": 481, "data": [], "ids": ["x"]})) else {
-            panic!()
-        };
-        let told: Vec<_> = problems.iter().map(|p| (p.loc.join("."), p.kind.as_str())).collect();
-        assert_eq!(
-            told,
-            [
-                ("body.file_path".to_owned(), "missing"),
-                ("body.ttl_minutes".to_owned(), "ttl_out_of_range"),
-                ("body.data".to_owned(), "dict_type"),
-                ("body.ids".to_owned(), "uuid_parsing"),
-            ]
-        );
-    }
-
-    #[test]
-    fn numbers_too_large_are_out_of_range_and_text_numbers_are_numbers() {
-        for ttl in [json!(1e300), json!(u64::MAX), json!(0), json!(-1), json!("999")] {
-            let Err(Error::Invalid(problems)) = read(&json!({"file_path": "a", "ttl_minutes": ttl})) else { panic!() };
-            assert_eq!(problems[0].kind, "ttl_out_of_range");
-        }
-        assert_eq!(read(&json!({"file_path": "a", "ttl_minutes": "45"})).unwrap().int("ttl_minutes"), 45);
-        assert!(read(&json!({"file_path": "a", "ttl_minutes": 1.5})).is_err());
-    }
-
-    #[test]
-    fn deep_json_is_refused_without_recursion() {
-        let mut value = json!({});
-        for _ in 0..100 {
-            value = json!({ "x": value });
-        }
-        assert!(read(&json!({"file_path": "a", "data": value})).is_err());
-        assert!(read(&json!({"file_path": "a", "data": {"x": "a\u{0}b"}})).is_err());
-    }
-}
+mod tests;

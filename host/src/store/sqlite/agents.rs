@@ -10,8 +10,8 @@ use crate::authn::{AgentFacts, SYSTEM, StoredKey};
 use crate::clock::Time;
 use crate::command::agents::{
     AGENT_EXISTS, AGENT_NOT_FOUND, AgentChanged, AgentCreate, AgentCreated, AgentEntry, AgentKeyCreate,
-    AgentKeyCreated, AgentKeyRevoke, AgentList, AgentProfile, AgentSuspend, KEY_NOT_FOUND, KeyDraft, KeyEntry,
-    OWN_ACCOUNT, SYSTEM_AGENT,
+    AgentKeyCreated, AgentKeyRevoke, AgentList, AgentProfile, AgentSuspend, KEY_EXISTS, KEY_NOT_FOUND, KEY_REVOKED,
+    KeyDraft, KeyEntry, OWN_ACCOUNT, SYSTEM_AGENT,
 };
 use crate::gate::Permit;
 use crate::store::{Page, StoreError};
@@ -25,6 +25,13 @@ fn read_facts(row: &SqliteRow) -> Result<AgentFacts, sqlx::Error> {
         suspended: row.try_get::<Option<i64>, _>("suspended_at")?.is_some(),
         facts_version: row.try_get("facts_version")?,
     })
+}
+
+/// The agent that has a key.
+struct Holder {
+    key_id: String,
+    agent_id: String,
+    is_live: bool,
 }
 
 impl Tx<'_> {
@@ -43,6 +50,22 @@ impl Tx<'_> {
             .await?;
         self.changed("api_keys", key.key_id.as_str(), "live");
         Ok(())
+    }
+
+    /// Who has a key already. One that was revoked keeps its row, so that it never comes back under another.
+    async fn key_holder(&mut self, key: &KeyDraft) -> Result<Option<Holder>, sqlx::Error> {
+        let sql = "SELECT key_id, agent_id, revoked_at IS NULL AS is_live FROM api_keys
+                   WHERE lookup = ?1 AND key_hash = ?2 ORDER BY is_live DESC LIMIT 1";
+        let hashes = &key.hashes;
+        let row = sqlx::query(sql).bind(&hashes.lookup).bind(&hashes.key_hash).fetch_optional(&mut *self.conn).await?;
+        let read = |row: SqliteRow| {
+            Ok(Holder {
+                key_id: row.try_get("key_id")?,
+                agent_id: row.try_get("agent_id")?,
+                is_live: row.try_get("is_live")?,
+            })
+        };
+        row.map(read).transpose()
     }
 
     /// Why an agent may not be changed, if it may not. Whoever changes profiles and suspends is an admin; since it
@@ -97,8 +120,9 @@ impl Apply for AgentCreate {
             return Ok(AgentCreated { reason: Some(AGENT_EXISTS), ..answer });
         }
         tx.changed("agents", answer.agent_id.as_str(), json!({"facts_version": 1}));
-        tx.key_insert(&answer.agent_id, &self.key, permit.who().agent_id()).await?;
-        Ok(AgentCreated { key_id: Some(self.key.key_id.clone()), key: Some(self.key.secret()), ..answer })
+        let Some(key) = self.key else { return Ok(answer) };
+        tx.key_insert(&answer.agent_id, &key, permit.who().agent_id()).await?;
+        Ok(AgentCreated { key_id: Some(key.key_id.clone()), key: key.secret(), ..answer })
     }
 }
 
@@ -114,12 +138,17 @@ impl Apply for AgentKeyCreate {
         if let Err(reason) = tx.agent_changeable(&self.agent_id).await? {
             return Ok(refused(self.agent_id, reason));
         }
+        if let Some(holder) = tx.key_holder(&self.key).await? {
+            let reason = if holder.is_live { KEY_EXISTS } else { KEY_REVOKED };
+            let answer = refused(holder.agent_id, reason);
+            return Ok(AgentKeyCreated { key_id: Some(holder.key_id), ..answer });
+        }
         tx.key_insert(&self.agent_id, &self.key, permit.who().agent_id()).await?;
         Ok(AgentKeyCreated {
             success: true,
             agent_id: self.agent_id,
             key_id: Some(self.key.key_id.clone()),
-            key: Some(self.key.secret()),
+            key: self.key.secret(),
             reason: None,
         })
     }

@@ -46,6 +46,7 @@ pub(crate) fn type_of(profile: &str) -> &'static str {
     match profile.split('_').next().unwrap_or_default() {
         "claude" => "claude_code",
         "codex" => "codex",
+        "cursor" => "cursor",
         "evaluator" => "evaluator",
         "admin" => "operator",
         _ => "claude_code",
