@@ -41,6 +41,9 @@ const METHODS: &[&str] = &[
     "prompts/get",
 ];
 
+/// Those of them that the stateless revision does not have any more.
+const REMOVED: &[&str] = &["initialize", "ping"];
+
 const INSTRUCTIONS: &str = "Portreeve coordinates agents that work on the same repository.\n\
     - Before you edit a file: acquire_lock with its path from the repository's root. Keep the fencing_token, renew_lock \
     before expires_at, release_lock when you are done. `action: blocked` means that another agent holds it: do \
@@ -243,10 +246,13 @@ impl ServerHandler for Handler {
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
         let method: String = request.method.chars().take(100).collect();
-        if METHODS.contains(&method.as_str()) {
+        let is_stateless =
+            context.meta.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
+        let is_known = METHODS.contains(&method.as_str()) && !(is_stateless && REMOVED.contains(&method.as_str()));
+        if is_known {
             return Err(ErrorData::invalid_params(format!("Invalid params of {method}"), None));
         }
         Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("Method not found: {method}"), None))

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 
 use portreeve::command::catalogue::{CATALOGUE, Entry};
+use portreeve::command::input::{Field, Kind};
 use serde_json::{Map, Value, json};
 use sqlx::Row;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -159,12 +160,10 @@ fn words(entry: &Entry, input: &Value) -> Vec<String> {
     for field in entry.input {
         let Some(value) = input.get(field.name) else { continue };
         let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        for value in values {
-            if !field.required {
-                words.push(format!("--{}", field.name.replace('_', "-")));
-            }
-            words.push(text(value));
-        }
+        // What is required has its place, but for a truth: nobody knows what a lone `true` is about.
+        let by_place = field.required && field.kind != Kind::Bool;
+        let option = format!("--{}=", field.name.replace('_', "-"));
+        words.extend(values.iter().map(text).map(|word| if by_place { word } else { format!("{option}{word}") }));
     }
     words
 }
@@ -210,8 +209,10 @@ impl Masks {
             Value::Array(items) => items.iter().map(|item| self.value(item)).collect(),
             Value::Object(map) => {
                 let masked = map.iter().map(|(name, value)| match name.as_str() {
-                    // How long something took, and what it cost, is no part of the answer.
-                    "duration_ms" | "duration_us" | "fuel" => (name.clone(), json!("…")),
+                    // How long something took, when it was and what it cost is no part of the answer.
+                    "duration_ms" | "duration_us" | "fuel" | "last_heartbeat" if value.is_number() => {
+                        (name.clone(), json!("…"))
+                    }
                     _ => (name.clone(), self.value(value)),
                 });
                 Value::Object(masked.collect::<Map<_, _>>())
@@ -334,7 +335,7 @@ async fn every_operation_answers_and_records_the_same_on_every_surface() {
     for entry in CATALOGUE {
         let sample = sample_of(entry);
         // The command that lists agents always asks for as many as there may be.
-        let input = if entry.name == "agent_list" { json!({"limit": 1000}) } else { sample.input };
+        let input = if entry.name == "agent_list" { json!({"limit": "1000"}) } else { sample.input };
         compare(entry, sample.fit, &input).await;
     }
     let tools = CATALOGUE.iter().filter(|entry| entry.tool.is_some()).count();
@@ -346,7 +347,7 @@ async fn a_denial_is_the_same_on_every_surface() {
     for entry in CATALOGUE {
         let sample = sample_of(entry);
         let Some((unfit, _)) = sample.unfit else { continue };
-        let input = if entry.name == "agent_list" { json!({"limit": 1000}) } else { sample.input };
+        let input = if entry.name == "agent_list" { json!({"limit": "1000"}) } else { sample.input };
         compare(entry, unfit, &input).await;
     }
 }
@@ -360,6 +361,11 @@ async fn bad_input_is_told_the_same_on_every_surface() {
         }
         // What is missing, or no word of its command, is found by the command line already.
         let is_missing = entry.input.iter().any(|field| field.required && sample.bad.get(field.name).is_none());
+        // And a command line knows no types: a number is a name there.
+        let is_typed = |field: &Field| !matches!(field.kind, Kind::Int(..) | Kind::Bool | Kind::Ratio);
+        let mistyped =
+            entry.input.iter().filter(|field| is_typed(field)).filter_map(|field| sample.bad.get(field.name));
+        let is_missing = is_missing || mistyped.into_iter().any(|value| value.is_number() || value.is_boolean());
         let (mcp, all) = (&OTHERS[..3], &OTHERS[..]);
         let surfaces = if is_missing || hand_made(entry.name).is_some() { mcp } else { all };
         compare_on(surfaces, entry, sample.fit, &sample.bad).await;
