@@ -17,6 +17,7 @@
 
 pub(crate) mod cli;
 pub(crate) mod http;
+pub(crate) mod mcp;
 pub(crate) mod process;
 pub(crate) mod state;
 
