@@ -86,6 +86,14 @@ impl Principal {
         self.facts_version
     }
 
+    /// The admin's key, by identifier, where its holder named this agent.
+    pub(crate) fn admin_key_id(&self) -> Option<&str> {
+        match &self.proof {
+            Proof::AdminKey(key_id) => Some(key_id),
+            Proof::Service | Proof::Key(_) => None,
+        }
+    }
+
     fn from_facts(facts: AgentFacts, proof: Proof) -> Self {
         Self {
             agent_id: facts.agent_id,

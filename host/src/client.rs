@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::app::App;
 use crate::authn::{self, Principal};
 use crate::command::catalogue::{Answer, Call, Entry, Method};
+use crate::command::input::Input;
 use crate::error::{Error, FieldProblem, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -197,9 +198,8 @@ async fn over_http(
     entry: &'static Entry,
     request: Request,
 ) -> std::result::Result<Answer, ClientError> {
-    if let Some(name) = missing_segment(entry, &request.input) {
-        let problem = FieldProblem::new(entry.place().as_str(), name, "missing", "field required");
-        return Ok(Answer::refusal(&Error::Invalid(vec![problem])));
+    if let Err(error) = check_segments(entry, &request.input) {
+        return Ok(Answer::refusal(&error));
     }
     let mut sent = request_of(http, base, entry, request.input).bearer_auth(key);
     if !request.request_id.is_empty() {
@@ -211,7 +211,7 @@ async fn over_http(
     let unreachable = |error: reqwest::Error| ClientError::Unreachable {
         base: base.to_string(),
         cause: chain(&error),
-        may_have_arrived: !error.is_connect(),
+        may_have_arrived: !error.is_connect() && !error.is_builder(),
     };
     let response = sent.send().await.map_err(unreachable)?;
     let status = response.status();
@@ -225,11 +225,22 @@ async fn over_http(
     }
 }
 
-/// A field that the path needs and the input lacks: without it the request would be another one.
-fn missing_segment(entry: &Entry, input: &Map<String, Value>) -> Option<&'static str> {
-    let mut names = entry.path.split('/').filter_map(segment_name);
-    let is_empty = |value: &Value| value.is_null() || value.as_str() == Some("");
-    names.find(|name| input.get(*name).is_none_or(is_empty))
+/// What goes into the path is verified before: without it, or with `..`, the request would be another one.
+fn check_segments(entry: &'static Entry, input: &Map<String, Value>) -> Result<()> {
+    let names: Vec<&str> = entry.path.split('/').filter_map(segment_name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let read = Input::read(entry.input, input, entry.place())?;
+    for name in names {
+        let (kind, msg) = match read.text(name).as_str() {
+            "" => ("missing", "field required"),
+            "." | ".." => ("invalid_name", "`.` and `..` are no names"),
+            _ => continue,
+        };
+        return Err(Error::Invalid(vec![FieldProblem::new(entry.place().as_str(), name, kind, msg)]));
+    }
+    Ok(())
 }
 
 /// The field of a segment of a path, if it is one.
@@ -281,6 +292,14 @@ fn plain(value: &Value) -> String {
 fn parse_url(url: &str) -> std::result::Result<Url, ClientError> {
     let wrong = |why: String| ClientError::Url { url: url.to_owned(), why };
     let parsed = Url::parse(url.trim()).map_err(|error| wrong(error.to_string()))?;
+    let is_plain = parsed.username().is_empty() && parsed.password().is_none() && parsed.query().is_none();
+    if !is_plain || parsed.fragment().is_some() {
+        return Err(ClientError::Url {
+            // Whatever stands there may be a secret.
+            url: format!("{}://{}…", parsed.scheme(), parsed.host_str().unwrap_or_default()),
+            why: "it has a user, a query or a fragment; a key goes into PORTREEVE_API_KEY".to_owned(),
+        });
+    }
     match parsed.scheme() {
         "http" | "https" if parsed.host().is_some() => Ok(parsed),
         scheme => Err(wrong(format!("its scheme is `{scheme}`, not http or https"))),

@@ -12,6 +12,7 @@ use owo_colors::OwoColorize;
 use serde::Serialize;
 
 use super::error::CliError;
+use crate::domain::hidden::is_hidden;
 
 /// There is one stdout, and so one reader of it.
 static READER_GONE: AtomicBool = AtomicBool::new(false);
@@ -139,7 +140,7 @@ pub fn tame(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\n' | '\t' => tamed.push(c),
-            c if c.is_control() => tamed.extend(c.escape_unicode()),
+            c if c.is_control() || is_hidden(c) => tamed.extend(c.escape_unicode()),
             c => tamed.push(c),
         }
     }

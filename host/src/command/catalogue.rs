@@ -94,7 +94,7 @@ pub static CATALOGUE: &[Entry] = &[
         .tool(Tool::new("read_handoff")),
     Entry::command::<memories::MemoryStore>(Method::Post, "/memory/store", "Remember what you learned")
         .details(MEMORY_STORE)
-        .tool(Tool::new("remember").idempotent()),
+        .tool(Tool::new("remember")),
     Entry::query::<memories::MemoryQuery>(Method::Post, "/memory/query", "Look for what was learned before")
         .details(MEMORY_QUERY)
         .tool(Tool::new("recall")),

@@ -87,7 +87,7 @@ impl Action for HandoffWrite {
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
-        let mut texts = plain(&[("summary", Some(&self.summary))]);
+        let mut texts = plain(&[("summary", Some(&self.summary)), ("session_id", self.session_id.as_deref())]);
         texts.extend(list_text("completed_work", &self.lists.completed_work));
         texts.extend(list_text("in_progress", &self.lists.in_progress));
         texts.extend(list_text("decisions", &self.lists.decisions));

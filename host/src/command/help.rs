@@ -139,7 +139,8 @@ static TOPICS: &[Topic] = &[
         workflow: &[
             "Ask before you run something that deletes, overwrites, publishes or deploys (check_guardrails).",
             "A violation that is `blocked` would be refused; its `remedy` says what is allowed instead.",
-            "Every text that you hand in is read by the same patterns, whole, with your own trust.",
+            "Every text that you hand in is read by the same patterns, whole, with your own trust. What you remember or report \
+             is never refused for it, only noted.",
         ],
         examples: &[example("Ask", "guardrails_check", r#"{"operation_text": "git push --force origin main"}"#)],
     },

@@ -92,7 +92,7 @@ impl Action for MemoryStore {
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
-        let mut texts = plain(&[("summary", Some(&self.summary))]);
+        let mut texts = plain(&[("summary", Some(&self.summary)), ("session_id", self.session_id.as_deref())]);
         texts.extend(list_text("lessons", &self.content.lessons));
         texts.extend(list_text("tags", &self.content.tags));
         texts.extend(self.content.details.as_ref().map(|details| json_text("details", &json!(details))));

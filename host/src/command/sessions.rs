@@ -16,6 +16,8 @@ use crate::gate::Permit;
 
 /// Business reason: the session is another agent's.
 pub const SESSION_OWNED_BY_OTHER: &str = "session_owned_by_other";
+/// Business reason: the agent has as many live sessions as one may have; they end when they are not heard of.
+pub const TOO_MANY_SESSIONS: &str = "too_many_sessions";
 /// Business reason: no session of the caller's. Whether it is another's is not told.
 pub const SESSION_NOT_FOUND: &str = "session_not_found";
 /// Business reason: the caller's session was ended; it must be registered again.
@@ -55,7 +57,7 @@ impl Action for SessionRegister {
         AGENT_ID,
         AGENT_TYPE,
         Field::new("session_id", Kind::Id, "A name of your own for the session; without one you are given one"),
-        Field::new("capabilities", Kind::Texts(100, 256), "What you can do, in single words"),
+        Field::new("capabilities", Kind::Texts(50, 64), "What you can do, in single words"),
         Field::new("current_task", Kind::Text(4096), "What you are about to do"),
     ];
     type Output = SessionRegistered;
@@ -71,7 +73,8 @@ impl Action for SessionRegister {
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
-        let mut texts = plain(&[("current_task", self.said.current_task.as_deref())]);
+        let mut texts =
+            plain(&[("session_id", Some(&self.session_id)), ("current_task", self.said.current_task.as_deref())]);
         texts.extend(list_text("capabilities", self.said.capabilities.as_deref().unwrap_or_default()));
         Ok(Subject { target: self.resource(), texts })
     }

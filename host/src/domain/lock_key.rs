@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::hidden::is_hidden;
+
 /// Most bytes of a key.
 pub const LOCK_KEY_BYTES_MAX: usize = 1024;
 
@@ -81,19 +83,13 @@ fn check_text(text: &str) -> Result<(), LockKeyError> {
     if text.len() > LOCK_KEY_BYTES_MAX {
         return Err(LockKeyError::TooLong(text.len()));
     }
-    if let Some(bad) = text.chars().find(|&c| c.is_control() || is_invisible(c)) {
+    if let Some(bad) = text.chars().find(|&c| c.is_control() || is_hidden(c)) {
         return Err(LockKeyError::Unprintable(u32::from(bad)));
     }
     if text.trim() != text {
         return Err(LockKeyError::OuterSpace);
     }
     Ok(())
-}
-
-/// Characters that print nothing or turn the direction of text: with them two
-/// different keys look like one.
-const fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 fn check_path(path: &str) -> Result<(), LockKeyError> {

@@ -12,6 +12,7 @@ use crate::command::action::Wakes;
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     tasks: Notify,
+    waits: Mutex<BTreeMap<String, usize>>,
     locks: Mutex<BTreeMap<String, Arc<Waiters>>>,
 }
 
@@ -30,7 +31,32 @@ pub(crate) struct LockSignal {
     waiters: Arc<Waiters>,
 }
 
+/// Most calls of one agent that wait at once; each holds a connection and some memory. Further ones do not wait.
+const WAITS_PER_AGENT_MAX: usize = 64;
+
+/// A call that may wait, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct WaitPlace {
+    all: Arc<Signals>,
+    agent_id: String,
+}
+
 impl Signals {
+    /// Lets one more call of an agent wait; none when as many of its calls wait as may.
+    pub(crate) fn wait_place(self: &Arc<Self>, agent_id: &str) -> Option<WaitPlace> {
+        let mut waits = self.waits();
+        let waiting = waits.entry(agent_id.to_owned()).or_default();
+        if *waiting >= WAITS_PER_AGENT_MAX {
+            return None;
+        }
+        *waiting = waiting.saturating_add(1);
+        Some(WaitPlace { all: Arc::clone(self), agent_id: agent_id.to_owned() })
+    }
+
+    fn waits(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Told when tasks may have become claimable. Whoever waits registers before looking.
     pub(crate) fn tasks(&self) -> Notified<'_> {
         self.tasks.notified()
@@ -63,6 +89,18 @@ impl Signals {
     }
 }
 
+impl Drop for WaitPlace {
+    fn drop(&mut self) {
+        let mut waits = self.all.waits();
+        if let Some(waiting) = waits.get_mut(&self.agent_id) {
+            *waiting = waiting.saturating_sub(1);
+            if *waiting == 0 {
+                waits.remove(&self.agent_id);
+            }
+        }
+    }
+}
+
 impl LockSignal {
     /// Told when the lock may have become free. Whoever waits registers before looking.
     pub(crate) fn freed(&self) -> Notified<'_> {
@@ -89,6 +127,15 @@ impl Drop for LockSignal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_agent_cannot_take_all_places_to_wait() {
+        let signals = Arc::<Signals>::default();
+        let places: Vec<_> = (0..WAITS_PER_AGENT_MAX).map(|_| signals.wait_place("a").unwrap()).collect();
+        assert!(signals.wait_place("a").is_none() && signals.wait_place("b").is_some());
+        drop(places);
+        assert!(signals.wait_place("a").is_some() && signals.waits().is_empty());
+    }
 
     #[test]
     fn a_key_is_forgotten_with_the_last_who_waits_for_it() {

@@ -2,7 +2,8 @@
 //!
 //! A browser sends whatever page it shows to any address, this machine's own included: a page elsewhere can point its
 //! own name at 127.0.0.1 ("DNS rebinding"). Keys keep such a page out already; these checks do so before any key is
-//! looked at, as MCP wants it.
+//! looked at, as MCP wants it. A server that listens for other machines cannot know under which names it is reached, so
+//! there only the page's origin is compared with the name that was called; the key is what keeps others out.
 
 use std::net::IpAddr;
 use std::str::FromStr;

@@ -112,13 +112,13 @@ async fn nobody_who_is_there_loses_anything() {
     let beat = json!({"task_id": beaten["task_id"], "claim_token": beaten["claim_token"], "lease_seconds": 86_400});
     busy.post("/work/heartbeat", beat).await.done();
     acquire(&busy, "busy/new", Value::Null).await;
-    assert_eq!(counts(&cleanup(&server, json!({})).await), (1, 1, 1));
-    let kept = ["two/stale", "two/none", "never/none", "never/of-another", "busy/renewed", "busy/new"];
+    assert_eq!(counts(&cleanup(&server, json!({})).await), (0, 0, 0));
+    let kept = ["two/stale", "two/none", "never/none", "never/of-another", "busy/old", "busy/renewed", "busy/new"];
     assert_eq!(held(&server).await, set(&kept));
     let claims = server.admin.get("/work?status=claimed").await.ok();
     let kinds: BTreeSet<String> =
         claims["tasks"].as_array().unwrap().iter().map(|task| task["task_type"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(kinds, set(&["two", "never", "beaten"]));
+    assert_eq!(kinds, set(&["two", "never", "beaten", "left"]));
     let sessions = server.admin.get("/discovery/agents?status=disconnected").await.ok();
     assert_eq!(sessions["count"], 2, "stale sessions end in any case: {sessions}");
 }
@@ -201,6 +201,8 @@ struct Model {
     locks: BTreeMap<usize, (usize, i64, Option<usize>)>,
     /// Claimant and time of claim.
     claims: Vec<(usize, i64)>,
+    /// When each agent was last heard of in any way.
+    heard: BTreeMap<usize, i64>,
 }
 
 impl Model {
@@ -214,7 +216,10 @@ impl Model {
                 ended.insert(*agent);
             }
         }
-        let alive = |agent: &usize| self.sessions.iter().any(|((owner, _), (_, is_live))| owner == agent && *is_live);
+        let asked = |agent: &usize| self.heard.get(agent).is_some_and(|at| *at > cutoff);
+        let alive = |agent: &usize| {
+            asked(agent) || self.sessions.iter().any(|((owner, _), (_, is_live))| owner == agent && *is_live)
+        };
         let dead: BTreeSet<usize> = ended.into_iter().filter(|agent| !alive(agent)).collect();
         let (locks, claims) = (self.locks.len(), self.claims.len());
         // A name that is no session of the holder's own protects its lock.
@@ -233,6 +238,9 @@ fn session_name((agent, n): Name) -> String {
 }
 
 async fn play(server: &Server, agents: &[Client], model: &mut Model, deed: &Deed) {
+    if let Deed::Register(agent, _) | Deed::Beat(agent, _) | Deed::Acquire(agent, ..) | Deed::Claim(agent) = *deed {
+        model.heard.insert(agent, model.now);
+    }
     match *deed {
         Deed::Register(agent, n) => {
             register(&agents[agent], &session_name((agent, n))).await;

@@ -111,7 +111,9 @@ fn print_lines(lines: &[(String, String)], output: &Output) -> Result<(), CliErr
     for (name, value) in lines {
         // Further lines of a text stay beside the first.
         let value = tame(value).replace('\n', &format!("\n{}", " ".repeat(width.saturating_add(2))));
-        output.line(format_args!("{:<width$}  {value}", tame(name)))?;
+        // A name may be another agent's as well: one that breaks the line could pass for lines of the answer.
+        let name = tame(name).replace('\n', "\\n").replace('\t', "\\t");
+        output.line(format_args!("{name:<width$}  {value}"))?;
     }
     Ok(())
 }

@@ -70,7 +70,8 @@ fn git_folder(dir: &Path) -> Option<PathBuf> {
     }
     let text = fs::read_to_string(&git).ok()?;
     let named = dir.join(text.strip_prefix("gitdir:")?.trim());
-    named.is_dir().then_some(named)
+    // Whoever unpacked the repository may have written any folder there; a git folder has a HEAD.
+    named.join("HEAD").is_file().then_some(named)
 }
 
 /// The file of a tool in a repository.

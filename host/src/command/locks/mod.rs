@@ -131,7 +131,11 @@ impl Action for LockAcquire {
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
         // The key is a text as well: who locks `.ssh/id_rsa` is about to edit it.
-        let texts = plain(&[("file_path", Some(self.lock_key.as_str())), ("lock_reason", self.reason.as_deref())]);
+        let texts = plain(&[
+            ("file_path", Some(self.lock_key.as_str())),
+            ("lock_reason", self.reason.as_deref()),
+            ("session_id", self.session_id.as_deref()),
+        ]);
         Ok(Subject { target: self.resource(), texts })
     }
 

@@ -26,7 +26,9 @@ pub(crate) async fn acquire(
     command: LockAcquire,
     circumstances: &Circumstances,
 ) -> Result<Committed<LockGrant>> {
-    let until = Instant::now() + Duration::from_secs(u64::try_from(command.wait_seconds).unwrap_or(0));
+    let place = if command.wait_seconds > 0 { app.gate().signals().wait_place(who.agent_id()) } else { None };
+    let wait_seconds = if place.is_some() { command.wait_seconds } else { 0 };
+    let until = Instant::now() + Duration::from_secs(u64::try_from(wait_seconds).unwrap_or(0));
     let signal = app.gate().signals().lock(command.lock_key.as_str());
     let mut turn = None;
     loop {

@@ -197,7 +197,9 @@ pub(crate) async fn claim(
     command: TaskClaim,
     circumstances: &Circumstances,
 ) -> Result<Committed<TaskClaimed>> {
-    let until = Instant::now() + Duration::from_secs(u64::try_from(command.wait_seconds).unwrap_or(0));
+    let place = if command.wait_seconds > 0 { app.gate().signals().wait_place(who.agent_id()) } else { None };
+    let wait_seconds = if place.is_some() { command.wait_seconds } else { 0 };
+    let until = Instant::now() + Duration::from_secs(u64::try_from(wait_seconds).unwrap_or(0));
     let mut is_waiting = false;
     loop {
         // Registered before looking, so that a task that comes between looking and waiting still wakes.

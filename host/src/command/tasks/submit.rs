@@ -94,7 +94,11 @@ impl Action for TaskSubmit {
     }
 
     async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
-        let mut texts = plain(&[("task_type", Some(&self.task_type)), ("task_description", Some(&self.description))]);
+        let mut texts = plain(&[
+            ("task_type", Some(&self.task_type)),
+            ("task_description", Some(&self.description)),
+            ("archetype", self.required_archetype.as_deref()),
+        ]);
         texts.extend(self.input_data.as_ref().map(|data| json_text("input_data", data)));
         Ok(Subject { target: self.resource(), texts })
     }

@@ -250,7 +250,7 @@ impl View {
             .bind(SYSTEM)
             .bind(&query.agent_id)
             .bind(query.limit.saturating_add(1))
-            .fetch_all(self.pool())
+            .fetch_all(self.lists())
             .await?;
         let mut agents = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -273,7 +273,7 @@ impl View {
 
     async fn keys_of(&self, agent_id: &str) -> Result<Vec<KeyEntry>, StoreError> {
         let sql = "SELECT * FROM api_keys WHERE agent_id = ?1 ORDER BY created_at, key_id";
-        let rows = sqlx::query(sql).bind(agent_id).fetch_all(self.pool()).await?;
+        let rows = sqlx::query(sql).bind(agent_id).fetch_all(self.lists()).await?;
         let read = |row: &SqliteRow| {
             Ok(KeyEntry {
                 key_id: row.try_get("key_id")?,

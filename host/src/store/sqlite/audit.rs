@@ -101,7 +101,7 @@ impl View {
             .bind(query.since.map(Time::as_micros))
             .bind(query.until.map(Time::as_micros))
             .bind(query.limit.saturating_add(1))
-            .fetch(self.pool());
+            .fetch(self.lists());
         page(rows, query.limit, read_entry).await
     }
 
@@ -111,7 +111,7 @@ impl View {
     /// When the store cannot be read.
     pub async fn audit_rows(&self, after: i64, limit: i64) -> Result<Vec<(AuditRow, Vec<u8>)>, StoreError> {
         let sql = "SELECT * FROM audit_log WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-        let rows = sqlx::query(sql).bind(after).bind(limit).fetch_all(self.pool()).await?;
+        let rows = sqlx::query(sql).bind(after).bind(limit).fetch_all(self.lists()).await?;
         let read = |row: &SqliteRow| Ok((read_row(row)?, row.try_get("leaf_hash")?));
         Ok(rows.iter().map(read).collect::<Result<Vec<_>, sqlx::Error>>()?)
     }

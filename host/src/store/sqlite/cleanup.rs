@@ -1,7 +1,7 @@
 //! Cleaning up after agents that are no longer heard of, in SQLite.
 //!
-//! Harmless to whoever is still there: nothing is taken from an agent that has a live session, nor what was refreshed
-//! since, nor what was taken under a session that is not known to be the agent's own.
+//! Harmless to whoever is still there: nothing is taken from an agent that has a live session or was heard of in any
+//! other way, nor what was refreshed since, nor what was taken under a session that is not known to be the agent's own.
 
 use std::collections::BTreeSet;
 
@@ -49,9 +49,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    async fn has_fresh_session(&mut self, agent_id: &str, cutoff: Time) -> Result<bool, sqlx::Error> {
+    /// Whether an agent has a live session, or asked for anything at all since: the log knows.
+    async fn is_there(&mut self, agent_id: &str, cutoff: Time) -> Result<bool, sqlx::Error> {
         let sql = "SELECT EXISTS (SELECT 1 FROM agent_sessions
-                                  WHERE agent_id = ?1 AND ended_at IS NULL AND last_heartbeat > ?2)";
+                                  WHERE agent_id = ?1 AND ended_at IS NULL AND last_heartbeat > ?2)
+                       OR EXISTS (SELECT 1 FROM audit_log WHERE agent_id = ?1 AND created_at > ?2)";
         sqlx::query_scalar(sql).bind(agent_id).bind(cutoff.as_micros()).fetch_one(&mut *self.conn).await
     }
 
@@ -90,7 +92,7 @@ impl Apply for SessionCleanup {
         let mut cleaned = SessionsCleaned { success: true, ..SessionsCleaned::default() };
         let mut freed = 0_i64;
         for agent_id in stale.iter().map(|session| session.agent_id.as_str()).collect::<BTreeSet<_>>() {
-            if tx.has_fresh_session(agent_id, cutoff).await? {
+            if tx.is_there(agent_id, cutoff).await? {
                 continue;
             }
             cleaned.agents_cleaned = cleaned.agents_cleaned.saturating_add(1);

@@ -62,7 +62,7 @@ impl View {
         let sql = "SELECT *, length(summary) + length(completed_work) + length(in_progress) + length(decisions)
                        + length(next_steps) + length(relevant_files) AS page_bytes
                    FROM handoffs WHERE ?1 IS NULL OR agent_id = ?1 ORDER BY write_order DESC LIMIT ?2";
-        let rows = sqlx::query(sql).bind(&query.agent_name).bind(query.limit.saturating_add(1)).fetch(self.pool());
+        let rows = sqlx::query(sql).bind(&query.agent_name).bind(query.limit.saturating_add(1)).fetch(self.lists());
         page(rows, query.limit, read_handoff).await
     }
 }

@@ -173,6 +173,13 @@ async fn check_still_decided(
     if facts != Some(evidence.who.facts_version()) || epoch != evidence.epoch {
         return Err(Rejected::Stale);
     }
+    // A revoked key moves the facts of its own agent; where the admin's key stands for another, it is looked at itself.
+    if let Some(key_id) = evidence.who.admin_key_id() {
+        let live = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE key_id = ?1 AND revoked_at IS NULL)";
+        if !sqlx::query_scalar::<_, bool>(live).bind(key_id).fetch_one(&mut *batch.conn).await? {
+            return Err(Rejected::Stale);
+        }
+    }
     let Some(most) = calls_per_minute else { return Ok(()) };
     let since = batch.now.plus_seconds(-60).as_micros();
     let recent = "SELECT count(*) FROM audit_log WHERE agent_id = ?1 AND created_at > ?2";

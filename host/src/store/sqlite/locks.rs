@@ -227,7 +227,7 @@ impl View {
             .bind(&query.prefix)
             .bind(&query.file_paths)
             .bind(query.limit.saturating_add(1))
-            .fetch_all(self.pool())
+            .fetch_all(self.lists())
             .await?;
         let locks = rows.iter().map(read_lock).collect::<Result<Vec<_>, _>>()?;
         Ok(Page::cut(locks, query.limit))

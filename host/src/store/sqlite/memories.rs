@@ -194,6 +194,6 @@ impl View {
             Some(words) => rows.bind(words).bind(now.as_micros()),
             None => rows,
         };
-        page(rows.fetch(self.pool()), query.limit, |row| read_memory(row, now)).await
+        page(rows.fetch(self.lists()), query.limit, |row| read_memory(row, now)).await
     }
 }

@@ -48,7 +48,7 @@ const WAITING_MAX: usize = 4096;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the writer waits for another process that writes to the same file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections for reading.
+/// Connections for reading, of each of the two kinds.
 const READERS: u32 = 4;
 
 /// The store.
@@ -88,16 +88,14 @@ impl Store {
         look.close().await.map_err(|e| opened(&e))?;
         let mut conn = options.clone().connect().await.map_err(|e| opened(&e))?;
         migrate::migrate(&mut conn, clock.now()).await?;
-        let pool = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(QUEUE_TIMEOUT)
-            .connect_with(options.create_if_missing(false).read_only(true))
-            .await
-            .map_err(|e| opened(&e))?;
+        let readers = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(QUEUE_TIMEOUT);
+        let reading = options.create_if_missing(false).read_only(true);
+        let pool = readers.clone().connect_with(reading.clone()).await.map_err(|e| opened(&e))?;
+        let lists = readers.connect_with(reading).await.map_err(|e| opened(&e))?;
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let stop = Arc::new(Notify::new());
         let writer = tokio::spawn(writer::write(conn, Arc::clone(&clock), waiting, Arc::clone(&stop)));
-        let view = View::new(pool, clock);
+        let view = View::new(pool, lists, clock);
         Ok(Self { view, jobs, writer: Arc::new(Mutex::new(Some(writer))), stop, path: path.to_owned() })
     }
 
@@ -175,6 +173,7 @@ impl Store {
             tracing::error!(error = %error, "the writer ended badly");
         }
         self.view.pool().close().await;
+        self.view.lists().close().await;
     }
 
     async fn send(&self, job: Box<dyn Job>) -> Result<(), StoreError> {

@@ -10,7 +10,7 @@ use super::view::{View, page};
 use crate::clock::Time;
 use crate::command::sessions::{
     SESSION_ENDED, SESSION_NOT_FOUND, SESSION_OWNED_BY_OTHER, SessionBeat, SessionEntry, SessionHeartbeat, SessionList,
-    SessionRegister, SessionRegistered,
+    SessionRegister, SessionRegistered, TOO_MANY_SESSIONS,
 };
 use crate::command::status::{StatusReport, StatusReported};
 use crate::domain::session::{ACTIVE_MINUTES, Session};
@@ -86,11 +86,19 @@ impl Tx<'_> {
         self.changed("agent_sessions", session_id, version);
     }
 
+    async fn sessions_live(&mut self, agent_id: &str) -> Result<i64, sqlx::Error> {
+        let sql = "SELECT count(*) FROM agent_sessions WHERE agent_id = ?1 AND ended_at IS NULL";
+        sqlx::query_scalar(sql).bind(agent_id).fetch_one(&mut *self.conn).await
+    }
+
     async fn session_beat(&mut self, session: Session) -> Result<(), sqlx::Error> {
         let last_heartbeat = session.last_heartbeat.max(self.now());
         self.session_put(&Session { last_heartbeat, ..session }).await
     }
 }
+
+/// Most live sessions of one agent: whoever has as many forgets them, and everybody's lists would be full of them.
+const SESSIONS_LIVE_MAX: i64 = 64;
 
 impl Apply for SessionRegister {
     async fn apply(self, tx: &mut Tx<'_>, permit: &Permit<Self>) -> Result<SessionRegistered, Rejected> {
@@ -101,6 +109,10 @@ impl Apply for SessionRegister {
                 return Ok(SessionRegistered { success: false, session_id: None, reason, error: reason });
             }
             Some(session) => session.registered(who.agent_type(), self.said, now),
+            None if tx.sessions_live(who.agent_id()).await? >= SESSIONS_LIVE_MAX => {
+                let reason = Some(TOO_MANY_SESSIONS);
+                return Ok(SessionRegistered { success: false, session_id: None, reason, error: reason });
+            }
             None => Session {
                 session_id: self.session_id,
                 agent_id: who.agent_id().to_owned(),
@@ -198,7 +210,7 @@ impl View {
             .bind(&query.capability)
             .bind(&query.agent_name)
             .bind(query.limit.saturating_add(1))
-            .fetch(self.pool());
+            .fetch(self.lists());
         let read = |row: &SqliteRow| {
             Ok(SessionEntry {
                 phase: row.try_get("phase")?,

@@ -459,7 +459,7 @@ impl View {
             .bind(&query.status)
             .bind(&query.task_type)
             .bind(query.limit.saturating_add(1))
-            .fetch(self.pool());
+            .fetch(self.lists());
         page(rows, query.limit, read_task).await
     }
 }

@@ -10,13 +10,16 @@ use crate::store::{Page, StoreError};
 /// The store without its write methods.
 #[derive(Debug, Clone)]
 pub struct View {
+    /// For looks at single rows: who asks, what is decided about.
     pool: SqlitePool,
+    /// For lists and searches, which may take long: however many of them run, nobody waits for them to be let in.
+    lists: SqlitePool,
     clock: SharedClock,
 }
 
 impl View {
-    pub(super) const fn new(pool: SqlitePool, clock: SharedClock) -> Self {
-        Self { pool, clock }
+    pub(super) const fn new(pool: SqlitePool, lists: SqlitePool, clock: SharedClock) -> Self {
+        Self { pool, lists, clock }
     }
 
     /// The time by which leases are judged.
@@ -27,6 +30,10 @@ impl View {
 
     pub(super) const fn pool(&self) -> &SqlitePool {
         &self.pool
+    }
+
+    pub(super) const fn lists(&self) -> &SqlitePool {
+        &self.lists
     }
 }
 
