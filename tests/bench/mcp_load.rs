@@ -77,7 +77,7 @@ impl Server {
             .arg("--ready-file")
             .arg(&ready)
             // One line per request is not what is measured.
-            .env("PORTREEVE_LOG", "warn,rmcp=error")
+            .env("PORTREEVE_LOG", "warn,rmcp=off")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()

@@ -63,7 +63,7 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 
 impl Serve {
     pub(super) async fn run(self, output: &Output) -> Result<ExitCode, CliError> {
-        telemetry::init_logs("info,rmcp=error");
+        telemetry::init_logs("info,rmcp=off");
         telemetry::init_metrics();
         let data = folders::data(self.data.clone())?;
         let ready = self.ready_file.clone().map(ReadyFile::prepare).transpose()?;

@@ -266,8 +266,6 @@ pub struct LockForced {
     pub file_path: String,
 }
 
-/// The lock key as a part of the path.
-
 impl Action for LockForceRelease {
     const NAME: &'static str = "lock_force_release";
     const OPERATION: &'static str = "force_release_lock";
