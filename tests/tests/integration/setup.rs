@@ -268,6 +268,7 @@ fn permissions_stay_and_any_folder_of_the_repository_will_do() {
     // A work tree, whose .git is a file that names the folder.
     let tree = tempfile::tempdir().unwrap();
     fs::create_dir(repo.path(".git/tree")).unwrap();
+    fs::write(repo.path(".git/tree/HEAD"), "ref: refs/heads/main\n").unwrap();
     fs::write(tree.path().join(".git"), format!("gitdir: {}\n", repo.path(".git/tree").display())).unwrap();
     cli(["setup", "codex", "--url", URL, "--yes"]).dir(tree.path()).json(0);
     assert!(repo.path(".git/tree/portreeve").is_dir());

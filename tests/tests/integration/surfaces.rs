@@ -46,7 +46,9 @@ impl Surface {
     /// in a model's context. On a data folder those who manage agents act as the admin, and so as another agent than here.
     fn offers(self, entry: &Entry) -> bool {
         match self {
-            Self::McpHttp | Self::McpUrl | Self::McpData => entry.tool.is_some(),
+            Self::McpHttp => entry.tool.is_some(),
+            // Whoever asks for the log sees in it how the session began.
+            Self::McpUrl | Self::McpData => entry.tool.is_some() && entry.name != "audit_query",
             Self::Http | Self::CliUrl => true,
             Self::CliData => hand_made(entry.name).is_none(),
         }
@@ -362,10 +364,11 @@ async fn bad_input_is_told_the_same_on_every_surface() {
         // What is missing, or no word of its command, is found by the command line already.
         let is_missing = entry.input.iter().any(|field| field.required && sample.bad.get(field.name).is_none());
         // And a command line knows no types: a number is a name there.
-        let is_typed = |field: &Field| !matches!(field.kind, Kind::Int(..) | Kind::Bool | Kind::Ratio);
+        let is_typed =
+            |field: &Field| !field.kind.is_list() && !matches!(field.kind, Kind::Int(..) | Kind::Bool | Kind::Ratio);
         let mistyped =
             entry.input.iter().filter(|field| is_typed(field)).filter_map(|field| sample.bad.get(field.name));
-        let is_missing = is_missing || mistyped.into_iter().any(|value| value.is_number() || value.is_boolean());
+        let is_missing = is_missing || mistyped.into_iter().any(|value| !value.is_string());
         let (mcp, all) = (&OTHERS[..3], &OTHERS[..]);
         let surfaces = if is_missing || hand_made(entry.name).is_some() { mcp } else { all };
         compare_on(surfaces, entry, sample.fit, &sample.bad).await;
