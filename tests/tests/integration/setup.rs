@@ -167,7 +167,7 @@ fn of_a_file_that_was_edited_meanwhile_only_the_entry_goes() {
                 format!("{remark}{}", repo.read(file))
             };
             repo.write(file, &edited);
-            repo.undo(tool);
+            assert_eq!(repo.undo(tool)["action"], "entry_removed");
             let left = repo.read(file);
             assert!(left.contains(remark) && !left.contains(URL), "{original:?}: {left}");
             for word in
@@ -303,7 +303,7 @@ async fn a_folder_s_agent_is_registered_when_it_is_missing_and_left_alone_when_i
 
     let done = embedded("cursor", "curs-1").arg("--yes").json(0);
     assert_eq!(done["agent"], json!({"registered": true, "new": true}));
-    let args = json!(["mcp", "--agent", "curs-1", "--data", server.data()]);
+    let args = json!(["mcp", "--agent", "curs-1", "--data", server.data().canonicalize().unwrap()]);
     assert_eq!(done["entry"]["args"], args);
     assert!(done["entry"].get("env").is_none());
     let listed = server.admin.get("/agents?agent_id=curs-1").await.ok()["agents"][0].clone();

@@ -173,13 +173,13 @@ impl Report {
             let profile = line.profile.clone().unwrap_or_default();
             [word_of(line.outcome), line.agent_id.clone(), line.agent_type.clone(), profile, line.detail.join("; ")]
         });
-        output.table(&["AGENT", "NAME", "TYPE", "PROFILE", ""], agents)?;
+        output.table(&["BECOMES", "AGENT", "TYPE", "PROFILE", "REMARKS"], agents)?;
         if !self.keys.is_empty() {
             let keys = self.keys.iter().map(|line| {
                 [word_of(line.outcome), format!("no. {}", line.number), line.agent_id.clone(), line.detail.join("; ")]
             });
             output.line("")?;
-            output.table(&["KEY", "IN FILE", "AGENT", ""], keys)?;
+            output.table(&["BECOMES", "KEY", "AGENT", "REMARKS"], keys)?;
         }
         output.line(format_args!("\n{}", self.summary(problems, output)))
     }
@@ -208,7 +208,7 @@ impl Report {
 }
 
 fn word_of(outcome: Outcome) -> String {
-    super::super::store::audit::name_of(&outcome)
+    crate::store::audit::name_of(&outcome)
 }
 
 async fn create(to: &Transport, line: &AgentLine) -> Result<(), CliError> {

@@ -66,6 +66,8 @@ enum Change {
     None,
     /// It gets this text.
     Write(String),
+    /// It gets this text, in which only our entry is missing.
+    TakeOut(String),
     /// It goes, with its folder if that was made for it.
     Delete { with_folder: bool },
 }
@@ -134,9 +136,9 @@ impl Setup {
             .with_exit(EXIT_USAGE)
         })?;
         let data = folders::data(self.place.data.clone())?;
-        let data = std::path::absolute(&data).unwrap_or(data);
+        let data = settled(&data);
         // The tool may start it with another environment than this one.
-        let is_default = folders::default_data().is_some_and(|default| default == data);
+        let is_default = folders::default_data().is_some_and(|default| settled(&default) == data);
         Ok(Target::Folder { agent, data: (!is_default).then_some(data) })
     }
 
@@ -231,7 +233,7 @@ fn undo(tool: Tool, place: Place, drawer: Drawer) -> Result<Plan, CliError> {
 
 fn take_out(tool: Tool, place: &Place, text: &str) -> Result<Change, CliError> {
     match get(tool, text).map_err(|why| not_read(place, &why))? {
-        Some(found) if is_ours(&found) => remove(tool, text).map(Change::Write).map_err(|why| not_read(place, &why)),
+        Some(found) if is_ours(&found) => remove(tool, text).map(Change::TakeOut).map_err(|why| not_read(place, &why)),
         _ => Ok(Change::None),
     }
 }
@@ -257,7 +259,7 @@ impl Plan {
         let old = self.read.as_deref().unwrap_or_default();
         let (new, is_gone) = match &self.change {
             Change::None => return Ok(()),
-            Change::Write(new) => (new.as_str(), false),
+            Change::Write(new) | Change::TakeOut(new) => (new.as_str(), false),
             Change::Delete { .. } => ("", true),
         };
         let header = |side: &str, is_there: bool| {
@@ -284,7 +286,7 @@ impl Plan {
         }
         match &self.change {
             Change::None => {}
-            Change::Write(text) => {
+            Change::Write(text) | Change::TakeOut(text) => {
                 if let Some(record) = &self.record {
                     self.drawer.keep(record)?;
                 }
@@ -307,6 +309,7 @@ impl Plan {
             (Change::Write(_), true, false) => "created",
             (Change::Write(_), true, true) => "changed",
             (Change::Write(_), false, _) => "restored",
+            (Change::TakeOut(_), ..) => "entry_removed",
             (Change::Delete { .. }, ..) => "removed",
         };
         let standing = self.preparation.as_ref().map(Preparation::standing);
@@ -324,7 +327,7 @@ impl Plan {
             ("unchanged", false) => {
                 output.line(format_args!("there is nothing to undo in {}", self.place.path.display()))?
             }
-            _ => output.line(format_args!("{action} {}", self.place.path.display()))?,
+            _ => output.line(format_args!("{} {}", action.replace('_', " "), self.place.path.display()))?,
         }
         if let Some(registered) = self.preparation.as_ref().and_then(Preparation::registered) {
             output.line(registered)?;
@@ -339,7 +342,8 @@ impl Plan {
             standing.warn(self.tool, output);
         }
         match (&self.entry, &self.preparation) {
-            (None, _) => output.note("The agent stays registered; `portreeve agent suspend NAME` takes its rights."),
+            (None, _) if matches!(self.change, Change::None) => {}
+            (None, _) => output.note("An agent stays registered; `portreeve agent suspend NAME` takes its rights."),
             (Some(_), Some(_)) => output.note(format_args!("Next: {}.", self.tool.next())),
             (Some(_), None) => output.note(format_args!(
                 "Next: register the agent with the server's admin key (portreeve agent add NAME --type {} --profile {} \
@@ -350,6 +354,13 @@ impl Plan {
             )),
         }
     }
+}
+
+/// A path that means the same from every folder, whether or not it is there yet.
+fn settled(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let known = whole.ancestors().find_map(|dir| Some((dir.canonicalize().ok()?, whole.strip_prefix(dir).ok()?)));
+    known.map_or_else(|| whole.clone(), |(dir, rest)| if rest.as_os_str().is_empty() { dir } else { dir.join(rest) })
 }
 
 /// Whether a folder holds a store.
