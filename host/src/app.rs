@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
 use crate::authn::{self, Principal};
@@ -15,12 +15,12 @@ use crate::command::catalogue::{Answer, Call, Entry};
 use crate::command::input::{Input, Place};
 use crate::command::tasks::TaskExpire;
 use crate::command::tasks::claim::{Kept, Reservations};
-use crate::command::{action::Action, agents::AgentKeyCreate};
+use crate::command::{action::Action, action::Wakes, agents::AgentKeyCreate};
 use crate::engine::types::BundleFile;
 use crate::engine::{Cage, Engine, Stage};
 use crate::error::{Error, Result};
 use crate::gate::{Circumstances, Gate, Policy, StartError};
-use crate::store::{Committed, Store, StoreError};
+use crate::store::{Committed, Location, Store, StoreError, postgres};
 
 /// Name of the first agent of a new store.
 pub const ADMIN: &str = "admin";
@@ -34,8 +34,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a service is opened with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The data folder: database, admin key, cache.
+    /// The data folder: admin key, cache, and the database where no other is named.
     pub data: PathBuf,
+    /// A PostgreSQL database that several hosts may share; none for the embedded one in the data folder.
+    pub database: Option<postgres::Options>,
+    /// Makes a new key for the admin of a database although the admin is there already.
+    pub new_admin_key: bool,
     /// Where compiled components are kept; none for `DATA/cache`.
     pub cache: Option<PathBuf>,
     /// The policy bundle.
@@ -90,13 +94,17 @@ impl App {
     pub async fn open(options: Options, progress: &(dyn Fn(Stage) + Sync)) -> Result<Arc<Self>, OpenError> {
         private_folder(&options.data)?;
         let (store, engine) = open_parts(&options).await?;
+        if let Some(database) = &options.database {
+            let path = database_file(&options.data);
+            write_private(&path, database.url()).map_err(|source| OpenError::Folder { path, source })?;
+        }
         let wanted = tokio::task::block_in_place(|| engine.load_bundle(&options.bundle, progress));
         let wanted = wanted.map_err(StartError::from)?;
         let policy = Policy::start(engine, wanted, &store, &options.clock, progress).await?;
         check_operations(&policy)?;
         let gate = Gate::new(store, policy, options.clock);
         let mut app = Self::new(gate, options.data);
-        app.admin_key_is_new = app.ensure_admin().await?;
+        app.admin_key_is_new = app.ensure_admin(options.new_admin_key).await?;
         Ok(Arc::new(app))
     }
 
@@ -215,6 +223,9 @@ impl App {
     #[must_use]
     pub fn spawn_background(self: &Arc<Self>) -> JoinHandle<()> {
         let app = Arc::clone(self);
+        if let Some(told) = self.gate.store().listen() {
+            tokio::spawn(wake_when_told(Arc::downgrade(self), told));
+        }
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(EXPIRY_PERIOD);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -234,11 +245,13 @@ impl App {
         }
     }
 
-    /// A new store gets an `admin` agent; a lost key file gets a new key. Both through the gate, as `system`.
-    /// A key file beside a store without an admin is of another store, and is replaced. True if there is a new key.
-    async fn ensure_admin(&self) -> Result<bool, OpenError> {
+    /// A new store gets an `admin` agent; a lost key file of an embedded one gets a new key. Both through the gate, as
+    /// `system`. A key file beside a store without an admin is of another store, and is replaced. Of several hosts on one
+    /// database the first keeps the key, and the others make none unless they are asked to. True if there is a new key.
+    async fn ensure_admin(&self, asked: bool) -> Result<bool, OpenError> {
         let path = self.admin_key_path();
-        if path.exists() && self.gate.store().view().facts_by_agent(ADMIN).await?.is_some() {
+        let is_shared = matches!(self.gate.store().location(), Location::Postgres(_));
+        if !asked && (path.exists() || is_shared) && self.gate.store().view().facts_by_agent(ADMIN).await?.is_some() {
             return Ok(false);
         }
         let secret = self.admin_key().await.map_err(OpenError::Bootstrap)?;
@@ -271,9 +284,37 @@ impl App {
 
 async fn open_parts(options: &Options) -> Result<(Store, Engine), OpenError> {
     let cache = options.cache.clone().unwrap_or_else(|| options.data.join("cache"));
-    let store = Store::open(&options.data.join("portreeve.db"), Arc::clone(&options.clock)).await?;
+    let location = location(&options.data, options.database.clone());
+    let store = Store::open(location, Arc::clone(&options.clock)).await?;
     let engine = Engine::open(&cache, options.cage.clone()).map_err(StartError::from)?;
     Ok((store, engine))
+}
+
+/// Where a data folder keeps the URL of the database that its service uses, for commands on that folder. It may hold a
+/// password, and is its owner's alone to read.
+#[must_use]
+pub fn database_file(data: &Path) -> PathBuf {
+    data.join("database.url")
+}
+
+/// The database that is named, or the embedded one of the data folder.
+#[must_use]
+pub fn location(data: &Path, database: Option<postgres::Options>) -> Location {
+    database.map_or_else(|| Location::File(data.join("portreeve.db")), Location::Postgres)
+}
+
+/// Wakes those who wait here when another host's commit may have set free what they wait for.
+async fn wake_when_told(app: std::sync::Weak<App>, mut told: broadcast::Receiver<Wakes>) {
+    loop {
+        let wakes = match told.recv().await {
+            Ok(wakes) => wakes,
+            // So much was missed that it is not known what.
+            Err(broadcast::error::RecvError::Lagged(_)) => Wakes::All,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        let Some(app) = app.upgrade() else { return };
+        app.gate.signals().wake(&wakes);
+    }
 }
 
 /// What a claim needs of a profile to look for tasks.

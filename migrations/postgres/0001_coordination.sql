@@ -1,9 +1,8 @@
 -- Agents, keys, locks, tasks and the audit log.
 -- Twin: migrations/sqlite/0001_coordination.sql (same number, same name, same tables).
--- Prepared: the functions, roles and row security that make this backend usable come with it;
--- until then the program opens SQLite only.
 -- Every key begins with the workspace, so that one service holds many repositories and a sharded
--- PostgreSQL can distribute by it. Times come from the database.
+-- PostgreSQL can distribute by it. Times come from the database. Documents that agents wrote are `json`, which keeps
+-- their text as it is; `jsonb` would rewrite their numbers.
 
 CREATE TABLE agents (
     workspace        text        NOT NULL DEFAULT 'default',
@@ -35,7 +34,7 @@ CREATE TABLE api_keys (
     PRIMARY KEY (workspace, key_id),
     FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id)
 );
-CREATE INDEX api_keys_lookup ON api_keys (lookup);
+CREATE INDEX api_keys_lookup ON api_keys (workspace, lookup);
 CREATE INDEX api_keys_agent ON api_keys (workspace, agent_id);
 
 CREATE TABLE file_locks (
@@ -67,21 +66,21 @@ CREATE TABLE work_queue (
     submit_order       bigint      GENERATED ALWAYS AS IDENTITY,
     task_type          text        NOT NULL,
     description        text        NOT NULL,
-    input_data         jsonb,
-    priority           smallint    NOT NULL CHECK (priority BETWEEN 1 AND 10),
+    input_data         json,
+    priority           bigint      NOT NULL CHECK (priority BETWEEN 1 AND 10),
     status             text        NOT NULL CHECK (status IN ('pending', 'claimed', 'completed', 'failed', 'cancelled')),
     submitted_by       text        NOT NULL,
     required_archetype text,
-    required_trust     smallint    CHECK (required_trust BETWEEN 0 AND 4),
-    max_attempts       integer     NOT NULL CHECK (max_attempts > 0),
-    attempt_count      integer     NOT NULL DEFAULT 0,
-    open_dependencies  integer     NOT NULL DEFAULT 0 CHECK (open_dependencies >= 0),
+    required_trust     bigint      CHECK (required_trust BETWEEN 0 AND 4),
+    max_attempts       bigint      NOT NULL CHECK (max_attempts > 0),
+    attempt_count      bigint      NOT NULL DEFAULT 0,
+    open_dependencies  bigint      NOT NULL DEFAULT 0 CHECK (open_dependencies >= 0),
     deadline           timestamptz,
     claimed_by         text,
     claimed_at         timestamptz,
     claim_token        text,
     lease_expires_at   timestamptz,
-    result             jsonb,
+    result             json,
     error_message      text,
     created_at         timestamptz NOT NULL DEFAULT now(),
     completed_at       timestamptz,
@@ -95,10 +94,11 @@ CREATE TABLE work_queue (
 );
 CREATE INDEX work_queue_claimable ON work_queue (workspace, priority, submit_order)
     WHERE status = 'pending' AND open_dependencies = 0;
-CREATE INDEX work_queue_leases ON work_queue (lease_expires_at) WHERE status = 'claimed';
-CREATE INDEX work_queue_deadlines ON work_queue (deadline)
+CREATE INDEX work_queue_leases ON work_queue (workspace, lease_expires_at) WHERE status = 'claimed';
+CREATE INDEX work_queue_deadlines ON work_queue (workspace, deadline)
     WHERE status IN ('pending', 'claimed') AND deadline IS NOT NULL;
 CREATE INDEX work_queue_submitter ON work_queue (workspace, submitted_by, status);
+CREATE INDEX work_queue_order ON work_queue (workspace, submit_order);
 CREATE INDEX work_queue_status ON work_queue (workspace, status, submit_order);
 
 CREATE TABLE work_dependencies (
@@ -115,7 +115,7 @@ CREATE TABLE components (
     workspace text        NOT NULL DEFAULT 'default',
     digest    text        NOT NULL,
     bytes     bytea       NOT NULL,
-    manifest  jsonb       NOT NULL,
+    manifest  json        NOT NULL,
     stored_at timestamptz NOT NULL DEFAULT now(),
     stored_by text        NOT NULL,
     PRIMARY KEY (workspace, digest)
@@ -131,17 +131,19 @@ CREATE TABLE activations (
     FOREIGN KEY (workspace, digest) REFERENCES components (workspace, digest)
 );
 
--- Committed rows are numbered a moment later, without gaps, by one elected host: a gap-free counter
--- inside the hot transaction would serialise every commit.
+-- Append-only. `xact` orders the rows: it is taken inside the transaction after its locks, so that rows that touch one
+-- key, one agent or the epoch stand as they happened. The gap-free `seq` is given a moment later, in `audit_seq`: a
+-- counter inside the hot transaction would serialise every commit.
 CREATE TABLE audit_log (
     workspace     text        NOT NULL DEFAULT 'default',
+    xact          xid8        NOT NULL DEFAULT pg_current_xact_id(),
     id            uuid        NOT NULL,
     created_at    timestamptz NOT NULL,
     request_id    text        NOT NULL,
     agent_id      text        NOT NULL,
     agent_type    text        NOT NULL,
     profile       text        NOT NULL,
-    trust_level   smallint    NOT NULL,
+    trust_level   bigint      NOT NULL,
     command       text        NOT NULL,
     operation     text        NOT NULL,
     resource      text        NOT NULL,
@@ -160,25 +162,28 @@ CREATE TABLE audit_log (
     fuel          bigint      NOT NULL,
     outcome       text        NOT NULL CHECK (outcome IN ('ok', 'refused', 'failed', 'denied', 'replayed')),
     result        text        NOT NULL,
-    changes       text        NOT NULL,
+    -- The state keys that change in this transaction, with their new versions. What is not announced here does not
+    -- change: the triggers of the state tables look.
+    changes       jsonb       NOT NULL CHECK (changes = '[]' OR (decision = 'allow' AND outcome = 'ok')),
     duration_us   bigint      NOT NULL,
-    leaf_hash     bytea       NOT NULL CHECK (length(leaf_hash) = 32),
     PRIMARY KEY (workspace, id)
 );
-CREATE INDEX audit_log_agent ON audit_log (workspace, agent_id, created_at);
-CREATE INDEX audit_log_operation ON audit_log (workspace, operation, created_at);
+CREATE INDEX audit_log_order ON audit_log (workspace, xact, id);
+CREATE INDEX audit_log_agent ON audit_log (workspace, agent_id, xact);
+CREATE INDEX audit_log_recent_calls ON audit_log (workspace, agent_id, created_at);
+CREATE INDEX audit_log_operation ON audit_log (workspace, operation, xact);
 CREATE INDEX audit_log_created ON audit_log (workspace, created_at);
 
 CREATE TABLE guardrail_violations (
     workspace       text        NOT NULL DEFAULT 'default',
     audit_id        uuid        NOT NULL,
-    position        integer     NOT NULL,
+    position        bigint      NOT NULL,
     agent_id        text        NOT NULL,
-    trust_level     smallint    NOT NULL,
+    trust_level     bigint      NOT NULL,
     pattern_name    text        NOT NULL,
     category        text        NOT NULL,
     severity        text        NOT NULL CHECK (severity IN ('block', 'warn', 'log')),
-    min_trust       smallint    NOT NULL,
+    min_trust       bigint      NOT NULL,
     label           text        NOT NULL,
     matched_text    text        NOT NULL,
     passed_by_trust boolean     NOT NULL,
@@ -194,7 +199,7 @@ CREATE TABLE idempotency_keys (
     agent_id     text        NOT NULL,
     key          text        NOT NULL,
     request_hash bytea       NOT NULL CHECK (length(request_hash) = 32),
-    status       smallint    NOT NULL,
+    status       bigint      NOT NULL,
     body         text        NOT NULL,
     audit_id     uuid        NOT NULL,
     created_at   timestamptz NOT NULL,
@@ -202,9 +207,10 @@ CREATE TABLE idempotency_keys (
     FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id),
     FOREIGN KEY (workspace, audit_id) REFERENCES audit_log (workspace, id)
 );
-CREATE INDEX idempotency_keys_created ON idempotency_keys (created_at);
+CREATE INDEX idempotency_keys_created ON idempotency_keys (workspace, created_at);
 
-CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+-- What these records hold is never rewritten, not even by whoever owns them: a row trigger and a statement trigger each.
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
 END $$;
@@ -220,23 +226,3 @@ CREATE TRIGGER activations_fixed BEFORE UPDATE OR DELETE ON activations
     FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER activations_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON activations
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-
-CREATE FUNCTION check_fence() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
-BEGIN
-    IF TG_OP = 'DELETE' OR NEW.lock_key <> OLD.lock_key OR NEW.last_token <= OLD.last_token THEN
-        RAISE EXCEPTION 'a fencing token only grows';
-    END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER lock_fences_only_grow BEFORE UPDATE OR DELETE ON lock_fences
-    FOR EACH ROW EXECUTE FUNCTION check_fence();
-
-CREATE FUNCTION check_final_task() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
-BEGIN
-    IF TG_OP = 'DELETE' OR OLD.status IN ('completed', 'failed', 'cancelled') THEN
-        RAISE EXCEPTION 'a final task is never rewritten';
-    END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER work_queue_final_stays BEFORE UPDATE OR DELETE ON work_queue
-    FOR EACH ROW EXECUTE FUNCTION check_final_task();

@@ -28,7 +28,7 @@ CREATE TABLE agent_status (
     needs_human  boolean     NOT NULL,
     event_type   text,
     change_id    text,
-    metadata     jsonb,
+    metadata     json,
     urgency      text        NOT NULL CHECK (urgency IN ('high', 'medium', 'low')),
     report_count bigint      NOT NULL CHECK (report_count > 0),
     reported_at  timestamptz NOT NULL DEFAULT now(),
@@ -57,6 +57,8 @@ CREATE INDEX handoffs_agent ON handoffs (workspace, agent_id, write_order);
 
 CREATE TABLE memories (
     workspace    text             NOT NULL DEFAULT 'default',
+    -- Age: the order of storing.
+    entry        bigint           GENERATED ALWAYS AS IDENTITY,
     memory_id    uuid             NOT NULL,
     agent_id     text             NOT NULL,
     session_id   text,
@@ -64,7 +66,7 @@ CREATE TABLE memories (
         CHECK (event_type IN ('error', 'success', 'decision', 'discovery', 'optimization')),
     summary      text             NOT NULL,
     summary_hash bytea            NOT NULL CHECK (length(summary_hash) = 32),
-    details      jsonb            CHECK (jsonb_typeof(details) = 'object'),
+    details      json             CHECK (json_typeof(details) = 'object'),
     outcome      text             CHECK (outcome IN ('positive', 'negative', 'neutral')),
     lessons      text[]           NOT NULL,
     tags         text[]           NOT NULL,
@@ -73,7 +75,11 @@ CREATE TABLE memories (
     merge_count  bigint           NOT NULL DEFAULT 0 CHECK (merge_count >= 0),
     -- Hours since 1970, written by the store: an index takes no expression that depends on a time zone.
     hour_slot    bigint           NOT NULL,
-    -- Summary, lessons, tags and the words of the details, written by the store.
+    -- The words of the summary, of each lesson and tag and of each key of the details, made by the host: what a merge
+    -- replaces takes its words with it, and no dictionary or locale of the server has a say.
+    word_lists   jsonb            NOT NULL CHECK (jsonb_typeof(word_lists) = 'object'),
+    -- All of them. No index on this: row security asks for the workspace before it lets a search look at a row, and the
+    -- operator of a search is not one that may be asked first.
     words        tsvector         NOT NULL,
     created_at   timestamptz      NOT NULL DEFAULT now(),
     CHECK (ranks_at <= created_at),
@@ -82,33 +88,11 @@ CREATE TABLE memories (
 );
 CREATE INDEX memories_relevance ON memories (workspace, ranks_at);
 CREATE INDEX memories_agent ON memories (workspace, agent_id, ranks_at);
-CREATE INDEX memories_words ON memories USING gin (words);
 CREATE UNIQUE INDEX memories_duplicates ON memories (workspace, agent_id, event_type, summary_hash, hour_slot);
 
 CREATE TRIGGER handoffs_fixed BEFORE UPDATE OR DELETE ON handoffs FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER handoffs_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON handoffs
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-
-CREATE FUNCTION check_session() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
-BEGIN
-    IF TG_OP = 'DELETE' OR NEW.session_id <> OLD.session_id OR NEW.agent_id <> OLD.agent_id THEN
-        RAISE EXCEPTION 'a session stays its agent''s, and is ended, never deleted';
-    END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER agent_sessions_owned BEFORE UPDATE OR DELETE ON agent_sessions
-    FOR EACH ROW EXECUTE FUNCTION check_session();
-
-CREATE FUNCTION check_memory() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
-BEGIN
-    IF TG_OP = 'DELETE' OR NEW.memory_id <> OLD.memory_id OR NEW.agent_id <> OLD.agent_id
-        OR NEW.event_type <> OLD.event_type OR NEW.summary <> OLD.summary OR NEW.summary_hash <> OLD.summary_hash
-        OR NEW.created_at <> OLD.created_at OR NEW.merge_count <= OLD.merge_count THEN
-        RAISE EXCEPTION 'a memory is only merged into';
-    END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER memories_only_merge BEFORE UPDATE OR DELETE ON memories FOR EACH ROW EXECUTE FUNCTION check_memory();
 
 ALTER TABLE work_queue ADD COLUMN heartbeat_at timestamptz;
 UPDATE work_queue SET heartbeat_at = claimed_at WHERE status = 'claimed';

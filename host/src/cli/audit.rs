@@ -1,6 +1,5 @@
 //! `portreeve audit`: who asked for what, what was decided, and whether the log is whole.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use super::failure;
 use super::output::{Output, Tone, tame};
 use super::transport::{Transport, Where};
 use crate::clock::{Clock, SystemClock, Time};
-use crate::store::Store;
+use crate::store::{Location, Store};
 use crate::telemetry;
 
 /// How often `tail --follow` looks while there is something to see.
@@ -251,11 +250,12 @@ async fn verify(place: &Where, output: &Output) -> Result<ExitCode, CliError> {
         ));
     }
     let data = place.store_folder()?;
-    let path = data.join("portreeve.db");
-    let store = Store::open(&path, Arc::new(SystemClock::default())).await.map_err(|error| failure::store(&error))?;
+    let location = crate::app::location(&data, place.database(&data)?);
+    let clock = Arc::new(SystemClock::default());
+    let store = Store::open(location.clone(), clock).await.map_err(|error| failure::store(&error))?;
     let checked = check_rows(&store).await;
     store.close().await;
-    report(&path, checked?, output)
+    report(&location, checked?, output)
 }
 
 /// What a walk over the log came to.
@@ -290,7 +290,7 @@ async fn check_rows(store: &Store) -> Result<Checked, CliError> {
     }
 }
 
-fn report(path: &Path, checked: Checked, output: &Output) -> Result<ExitCode, CliError> {
+fn report(location: &Location, checked: Checked, output: &Output) -> Result<ExitCode, CliError> {
     let rows = checked.rows;
     if output.json {
         let bad = checked.bad.as_ref();
@@ -302,7 +302,7 @@ fn report(path: &Path, checked: Checked, output: &Output) -> Result<ExitCode, Cl
     match checked.bad {
         Some((seq, problem)) => Err(CliError::new(
             format!("row {seq} of the audit log {problem}; the {rows} row(s) before it are whole"),
-            format!("keep `{}` as it is for an inquiry, and compare it with a backup", path.display()),
+            format!("keep `{location}` as it is for an inquiry, and compare it with a backup"),
         )),
         None if output.json => Ok(ExitCode::SUCCESS),
         None => {

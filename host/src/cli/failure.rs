@@ -46,6 +46,22 @@ pub(super) fn store(error: &StoreError) -> CliError {
         StoreError::Edited { .. } | StoreError::Damaged(_) => {
             "restore the data folder from a backup, or choose another folder: --data DIR; nothing was changed"
         }
+        StoreError::Older { .. } | StoreError::Unprepared => {
+            "run `portreeve migrate --database URL` with a login that may act as portreeve_owner, then start again"
+        }
+        StoreError::Migration { .. } => "nothing of it was applied: mend the cause and run it again",
+        StoreError::Url { .. } => {
+            "give it as postgres://USER@HOST/NAME; the password goes into PGPASSWORD or ~/.pgpass"
+        }
+        StoreError::Unreachable { .. } => {
+            "look whether the server runs there and lets this user in: host, port, database, password, TLS"
+        }
+        StoreError::OldServer { .. } => "use a newer server",
+        StoreError::Privileged { .. } => {
+            "log in as portreeve_app, or as a role that is a member of it alone; --allow-privileged-role serves all the same"
+        }
+        StoreError::NotApp { .. } => "GRANT portreeve_app TO that role, or log in as portreeve_app",
+        StoreError::Function { .. } => "run `portreeve migrate` of this very program, or restore the function from it",
         StoreError::Busy | StoreError::Closed | StoreError::Database(_) => {
             "look whether another process holds the data folder or the disk is full, then try again"
         }

@@ -1,9 +1,12 @@
 //! Where things are when nobody says: the data folder and the cache of compiled policies.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::error::CliError;
+use super::error::{CliError, EXIT_USAGE};
+use super::failure;
+use crate::app;
+use crate::store::postgres;
 
 /// The data folder: as given, else `PORTREEVE_DATA`, else the user's.
 pub(super) fn data(given: Option<PathBuf>) -> Result<PathBuf, CliError> {
@@ -11,6 +14,23 @@ pub(super) fn data(given: Option<PathBuf>) -> Result<PathBuf, CliError> {
         .or_else(|| path_of("PORTREEVE_DATA"))
         .or_else(default_data)
         .ok_or_else(|| homeless("data folder", "--data DIR"))
+}
+
+/// The database that is named: as given, else `PORTREEVE_DATABASE_URL`, else the one that the folder's service uses; none
+/// for the embedded one in the folder.
+pub(super) fn database(given: Option<&str>, data: Option<&Path>) -> Result<Option<postgres::Options>, CliError> {
+    let variable = || variable("PORTREEVE_DATABASE_URL").map(|url| url.to_string_lossy().into_owned());
+    let Some(url) = given.map(str::to_owned).or_else(variable) else {
+        let kept = data.map(|data| postgres::Options::kept_in(&app::database_file(data))).transpose();
+        return kept.map(Option::flatten).map_err(|error| failure::store(&error));
+    };
+    let options = postgres::Options::parse(&url);
+    options.map(Some).map_err(|error| failure::store(&error).with_exit(EXIT_USAGE))
+}
+
+/// Whether a service was started on the folder.
+pub(super) fn has_store(data: &Path) -> bool {
+    data.join("portreeve.db").is_file() || app::database_file(data).is_file()
 }
 
 /// The user's own data folder: where nobody says anything.

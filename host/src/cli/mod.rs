@@ -9,6 +9,7 @@ mod failure;
 mod folders;
 mod import;
 mod mcp;
+mod migrate;
 mod operate;
 mod policy;
 mod progress;
@@ -56,6 +57,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Migrate(migrate::Migrate),
     Setup(setup::Setup),
     Agent(agent::Agent),
     Mcp(mcp::Mcp),
@@ -103,6 +105,7 @@ pub fn cannot_start(error: &std::io::Error) {
 async fn run(cli: Cli, output: &Output) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Serve(command) => command.run(output).await,
+        Command::Migrate(command) => command.run(output).await,
         Command::Setup(command) => command.run(output).await,
         Command::Agent(command) => command.run(output).await,
         Command::Mcp(command) => command.run(output).await,

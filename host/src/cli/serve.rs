@@ -19,12 +19,13 @@ use crate::clock::SystemClock;
 use crate::engine::types::BundleFile;
 use crate::engine::{Cage, default_bundle, read_bundle};
 use crate::http::{Origin, Served, serve_with};
+use crate::store::{Location, postgres};
 use crate::telemetry;
 
 /// Exit code after a second signal, as a shell reports an interrupt.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// Serve the coordinator from one data folder
+/// Serve the coordinator from one data folder, or several hosts of it from one database
 ///
 /// Makes the folder, its database and the admin's key on the first start, and compiles the policy once. Stops on SIGINT
 /// or SIGTERM after the requests in flight; a second signal stops at once.
@@ -36,6 +37,19 @@ pub(super) struct Serve {
     /// Where everything is kept [env: PORTREEVE_DATA] [default: ~/.local/share/portreeve]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// A PostgreSQL database instead of the data folder's own: postgres://USER@HOST/NAME, for one host or several. Better
+    /// in the variable, where no list of processes shows it [env: PORTREEVE_DATABASE_URL]
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// Connections to it for mutations; four more are for lists
+    #[arg(long, value_name = "N", env = "PORTREEVE_DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    database_connections: u32,
+    /// Serve although the database role may do more than a service should: a superuser, the owner of the tables
+    #[arg(long)]
+    allow_privileged_role: bool,
+    /// Make a new key for the admin, and keep it in the data folder
+    #[arg(long)]
+    new_admin_key: bool,
     /// Address to listen on; port 0 picks a free one
     #[arg(long, value_name = "IP:PORT", env = "PORTREEVE_LISTEN", default_value = "127.0.0.1:8081", value_parser = parse_listen)]
     listen: SocketAddr,
@@ -113,13 +127,26 @@ impl Serve {
         CliError::new(format!("cannot listen on {}: {error}", self.listen), next)
     }
 
+    fn database(&self, data: &Path, output: &Output) -> Result<Option<postgres::Options>, CliError> {
+        let Some(options) = folders::database(self.database.as_deref(), Some(data))? else { return Ok(None) };
+        if options.is_unverified() {
+            output.warn(format_args!(
+                "the server at {options} need not show that it is the one: say sslmode=verify-full in the URL"
+            ));
+        }
+        Ok(Some(options.with_connections(self.database_connections).with_privileged(self.allow_privileged_role)))
+    }
+
     fn bundle(&self) -> Result<Vec<BundleFile>, CliError> {
         bundle_of(self.policies.as_deref())
     }
 
     async fn open(&self, data: PathBuf, bundle: Vec<BundleFile>, output: &Output) -> Result<Arc<App>, CliError> {
+        let database = self.database(&data, output)?;
         let options = Options {
             data,
+            database,
+            new_admin_key: self.new_admin_key,
             cache: folders::service_cache(self.cache.clone()),
             bundle,
             cage: Cage::default(),
@@ -152,7 +179,14 @@ fn announce(served: &Served, ready: Option<&ReadyFile>, output: &Output) -> Resu
     }
     output.line(format_args!("listening on  {}", output.paint(Tone::Good, &url)))?;
     output.line(format_args!("data folder   {data}"))?;
-    output.line(format_args!("admin key in  {key}"))?;
+    if let Location::Postgres(database) = app.gate().store().location() {
+        output.line(format_args!("database      {database}"))?;
+    }
+    if !app.admin_key_path().exists() {
+        output.line("admin key     with the host that made it; --new-admin-key makes another one here")?;
+    } else {
+        output.line(format_args!("admin key in  {key}"))?;
+    }
     if !app.admin_key_is_new() {
         return Ok(());
     }

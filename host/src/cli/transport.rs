@@ -16,6 +16,7 @@ use crate::client::{Caller, Client, ClientError, Request};
 use crate::clock::SystemClock;
 use crate::command::catalogue::{self, Answer, Entry, Kind};
 use crate::engine::Cage;
+use crate::store::postgres;
 
 /// Where the service is.
 #[derive(Debug, Clone, Args)]
@@ -27,6 +28,9 @@ pub(super) struct Where {
     /// [env: PORTREEVE_DATA] [default: the folder that `serve` uses]
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) data: Option<PathBuf>,
+    /// The PostgreSQL database that the service uses [env: PORTREEVE_DATABASE_URL] [default: the folder's]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(super) database: Option<String>,
 }
 
 /// A way to the service.
@@ -65,6 +69,7 @@ impl Where {
             return self.connect_as(agent, output).await;
         }
         let data = self.store_folder()?;
+        let database = self.database(&data)?;
         let key = api_key().ok_or_else(|| {
             CliError::new(
                 "it is not known which agent this is for",
@@ -72,28 +77,30 @@ impl Where {
             )
             .with_exit(EXIT_USAGE)
         })?;
-        attach(data, Caller::Key(key), output).await
+        attach(data, database, Caller::Key(key), output).await
     }
 
     /// Refuses what names two services.
     pub(super) fn check(&self) -> Result<(), CliError> {
-        if self.url.is_none() || self.data.is_none() {
+        let other = if self.data.is_some() { "--data" } else { "--database" };
+        if self.url.is_none() || (self.data.is_none() && self.database.is_none()) {
             return Ok(());
         }
         let next = "give the one that you mean: --url for a running server, --data for a folder";
-        Err(CliError::new("--url and --data name two services", next).with_exit(EXIT_USAGE))
+        Err(CliError::new(format!("--url and {other} name two services"), next).with_exit(EXIT_USAGE))
     }
 
     /// The server that is named, by an option or, where no folder is, by the variable.
     pub(super) fn server(&self) -> Option<String> {
         let variable = || folders::variable("PORTREEVE_URL").map(|url| url.to_string_lossy().into_owned());
-        self.url.clone().or_else(|| if self.data.is_some() { None } else { variable() })
+        let is_here = self.data.is_some() || self.database.is_some();
+        self.url.clone().or_else(|| if is_here { None } else { variable() })
     }
 
     /// The data folder, which must hold a store already: a mistyped name must not become a new service.
     pub(super) fn store_folder(&self) -> Result<PathBuf, CliError> {
         let data = folders::data(self.data.clone())?;
-        if data.join("portreeve.db").is_file() {
+        if folders::has_store(&data) || self.database(&data)?.is_some() {
             return Ok(data);
         }
         Err(CliError::new(
@@ -102,17 +109,31 @@ impl Where {
         ))
     }
 
+    /// The database that is named, if one is.
+    pub(super) fn database(&self, data: &Path) -> Result<Option<postgres::Options>, CliError> {
+        folders::database(self.database.as_deref(), Some(data))
+    }
+
     async fn embedded(&self, agent: Option<&str>, output: &Output) -> Result<Transport, CliError> {
         let data = self.store_folder()?;
+        let database = self.database(&data)?;
         let caller = caller_of(&data, agent)?;
-        attach(data, caller, output).await
+        attach(data, database, caller, output).await
     }
 }
 
 /// Opens the service on a folder in this process.
-async fn attach(data: PathBuf, caller: Caller, output: &Output) -> Result<Transport, CliError> {
+async fn attach(
+    data: PathBuf,
+    database: Option<postgres::Options>,
+    caller: Caller,
+    output: &Output,
+) -> Result<Transport, CliError> {
     let options = Options {
         data,
+        // One caller needs no more.
+        database: database.map(|options| options.with_connections(4)),
+        new_admin_key: false,
         cache: folders::service_cache(None),
         bundle: Vec::new(),
         cage: Cage::default(),

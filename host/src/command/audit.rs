@@ -11,6 +11,7 @@ use crate::clock::Time;
 use crate::engine::types::Target;
 use crate::error::Result;
 use crate::gate::Permit;
+use crate::store::audit::AuditRow;
 
 /// Agents below this trust see their own rows only.
 const TRUST_SEES_ALL: i64 = 3;
@@ -61,6 +62,43 @@ pub struct AuditEntry {
     pub success: bool,
     pub duration_ms: f64,
     pub created_at: Time,
+}
+
+impl AuditEntry {
+    /// A row as it is shown.
+    ///
+    /// # Errors
+    /// When a column that holds JSON does not.
+    #[expect(clippy::cast_precision_loss, reason = "a duration in microseconds is far below 2^53")]
+    pub fn of(row: AuditRow) -> std::result::Result<Self, serde_json::Error> {
+        Ok(Self {
+            parameters: serde_json::from_str(&row.parameters)?,
+            deciding: serde_json::from_str(&row.deciding)?,
+            violations: serde_json::from_str(&row.violations)?,
+            result: serde_json::from_str(&row.result)?,
+            changes: serde_json::from_str(&row.changes)?,
+            success: row.outcome == "ok",
+            duration_ms: row.duration_us as f64 / 1000.0,
+            created_at: Time::from_micros(row.created_at),
+            id: row.id,
+            seq: row.seq,
+            request_id: row.request_id,
+            agent_id: row.agent_id,
+            agent_type: row.agent_type,
+            profile: row.profile,
+            command: row.command,
+            operation: row.operation,
+            resource: row.resource,
+            decision: row.decision,
+            reason: row.reason,
+            detail: row.detail,
+            engine: row.engine,
+            component: row.component,
+            epoch: row.epoch,
+            trust_level: row.trust_level,
+            outcome: row.outcome,
+        })
+    }
 }
 
 /// Rows of the audit log.

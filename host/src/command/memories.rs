@@ -121,12 +121,24 @@ pub struct MemoryQuery {
     pub tags: String,
     /// Only this kind of event.
     pub event_type: Option<String>,
-    /// Only memories with all of these words, as the index wants them; none for any.
-    pub words: Option<String>,
+    /// Only memories with all of these words; none for any.
+    pub words: Option<Words>,
     /// Only at least so relevant.
     pub min_relevance: f64,
     /// Most entries.
     pub limit: i64,
+}
+
+/// Words to look for, all of which a memory must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words(Vec<String>);
+
+impl Words {
+    /// The words as they were given, each with a letter or a digit in it.
+    #[must_use]
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
 }
 
 /// A memory.
@@ -209,14 +221,13 @@ impl Query for MemoryQuery {
     }
 }
 
-/// The words of a text, each as a string of the index's query language, so that nothing in them is an operator.
-/// What holds no letter and no digit is no word.
-fn words_of(text: &str) -> Result<String> {
+/// The words of a text. What holds no letter and no digit is no word.
+pub(crate) fn words_of(text: &str) -> Result<Words> {
     let words = text.split_whitespace().filter(|word| word.contains(char::is_alphanumeric));
-    let quoted: Vec<String> = words.map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
-    match quoted.len() {
+    let words: Vec<String> = words.map(str::to_owned).collect();
+    match words.len() {
         0 => Err(Error::field("text", "no_words", "text holds no word to look for")),
-        1..=WORDS_MAX => Ok(quoted.join(" ")),
+        1..=WORDS_MAX => Ok(Words(words)),
         many => Err(Error::field("text", "too_many_words", format!("{many} words; the most is {WORDS_MAX}"))),
     }
 }
@@ -226,8 +237,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_looks_like_an_operator_is_a_word() {
-        assert_eq!(words_of("a  OR -b* \"c\" --").unwrap(), r#""a" "OR" "-b*" """c""""#);
+    fn what_holds_no_letter_is_no_word() {
+        assert_eq!(words_of("a  OR -b* \"c\" --").unwrap().as_slice(), ["a", "OR", "-b*", "\"c\""]);
         assert!(words_of("-- ** \"\"").is_err());
         assert!(words_of(&"a ".repeat(65)).is_err());
     }

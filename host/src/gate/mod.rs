@@ -120,17 +120,31 @@ impl Gate {
             let subject = if as_repeat { Subject::of(command.resource()) } else { command.subject(at).await? };
             let permit = match self.decide::<C>(&who, &active, subject, as_repeat, circumstances).await {
                 Ruling::Permitted(permit) => permit,
-                Ruling::Refused(refusal) => return Err(self.refuse(refusal).await),
+                Ruling::Refused(refusal) => match self.refuse(refusal).await {
+                    Some(error) => return Err(error),
+                    None => {
+                        who = self.look_again(&who).await?;
+                        continue;
+                    }
+                },
             };
             if let Err(error) = command.check(at).await {
-                self.store.answered(permit, Outcome::Failed, error.body()).await.map_err(public)?;
-                return Err(error);
+                match self.store.answered(permit, Outcome::Failed, error.body()).await {
+                    Ok(()) => return Err(error),
+                    Err(CommitError::Stale) => {
+                        who = self.look_again(&who).await?;
+                        continue;
+                    }
+                    Err(error) => return Err(public(error)),
+                }
             }
             match self.store.commit(permit, command.clone(), idempotency.clone()).await {
                 Ok(committed) => {
                     // Here and not in the caller's task, which may be gone by now.
                     if let Committed::Done(output) = &committed {
-                        self.signals.wake(&C::wakes(output));
+                        let wakes = C::wakes(output);
+                        self.signals.wake(&wakes);
+                        self.store.tell(&wakes);
                     }
                     return Ok(committed);
                 }
@@ -162,7 +176,13 @@ impl Gate {
             let subject = query.subject(at).await?;
             let permit = match self.decide::<Q>(&who, &active, subject, false, circumstances).await {
                 Ruling::Permitted(permit) => permit,
-                Ruling::Refused(refusal) => return Err(self.refuse(refusal).await),
+                Ruling::Refused(refusal) => match self.refuse(refusal).await {
+                    Some(error) => return Err(error),
+                    None => {
+                        who = self.look_again(&who).await?;
+                        continue;
+                    }
+                },
             };
             let answer = query.read(at, &permit).await;
             let (ended, summary) = match &answer {
@@ -186,17 +206,27 @@ impl Gate {
         claimed: &str,
         circumstances: &Circumstances,
     ) -> Error {
-        let active = self.policy.active();
-        let detail = format!("the key belongs to `{}`, the body names `{claimed}`", who.agent_id());
-        let evidence = Evidence {
-            verdict: Verdict::Deny,
-            reason: "identity_mismatch".to_owned(),
-            detail,
-            resource: format!("agent:{claimed}"),
-            parameters: json!({"claimed": claimed}),
-            ..self.evidence(who, &active, (command, operation), circumstances)
-        };
-        self.refuse(Refusal::new(evidence)).await
+        let mut who = who.clone();
+        for _ in 0..DECIDE_MAX {
+            let active = self.policy.active();
+            let detail = format!("the key belongs to `{}`, the body names `{claimed}`", who.agent_id());
+            let evidence = Evidence {
+                verdict: Verdict::Deny,
+                reason: "identity_mismatch".to_owned(),
+                detail,
+                resource: format!("agent:{claimed}"),
+                parameters: json!({"claimed": claimed}),
+                ..self.evidence(&who, &active, (command, operation), circumstances)
+            };
+            if let Some(error) = self.refuse(Refusal::new(evidence)).await {
+                return error;
+            }
+            match self.look_again(&who).await {
+                Ok(again) => who = again,
+                Err(error) => return error,
+            }
+        }
+        Error::Contention
     }
 
     async fn is_repeat(&self, who: &Principal, idempotency: Option<&IdempotencyKey>) -> Result<bool> {
@@ -267,8 +297,9 @@ impl Gate {
         }
     }
 
-    /// Records a refusal and says it. A refusal that cannot be recorded is not said: the store is down then.
-    async fn refuse(&self, refusal: Refusal) -> Error {
+    /// Records a refusal and says it; none when facts or policy moved, so that it has to be decided again. A refusal that
+    /// cannot be recorded is not said: the store is down then.
+    async fn refuse(&self, refusal: Refusal) -> Option<Error> {
         let evidence = refusal.evidence();
         let remedy = evidence.decision.as_ref().map_or_else(
             || "leave agent_id and agent_type out, or use that agent's own key".to_owned(),
@@ -288,8 +319,9 @@ impl Gate {
             })),
         };
         match self.store.record(refusal).await {
-            Ok(()) => error,
-            Err(failed) => public(failed),
+            Ok(()) => Some(error),
+            Err(CommitError::Stale) => None,
+            Err(failed) => Some(public(failed)),
         }
     }
 
@@ -335,7 +367,7 @@ fn public(error: CommitError) -> Error {
     match error {
         CommitError::Stale => Error::Contention,
         CommitError::Invalid(error) => error,
-        CommitError::Limit(denial) => Error::Denied(Box::new(denial)),
+        CommitError::Limit(denial) => Error::Denied(denial),
         CommitError::Store(error) => error.into(),
     }
 }

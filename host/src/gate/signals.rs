@@ -68,7 +68,8 @@ impl Signals {
         LockSignal { all: Arc::clone(self), key: key.to_owned(), waiters }
     }
 
-    pub(super) fn wake(&self, wakes: &Wakes) {
+    /// Wakes those who wait for what is named.
+    pub(crate) fn wake(&self, wakes: &Wakes) {
         match wakes {
             Wakes::Nothing => {}
             Wakes::Tasks => self.tasks.notify_waiters(),

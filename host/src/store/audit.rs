@@ -184,7 +184,7 @@ pub fn exact(value: &Value) -> Value {
 }
 
 /// Canonical JSON as a row keeps it: long texts, and a document that is too long all the same, by digest and length.
-fn kept(value: &Value) -> String {
+pub(in crate::store) fn kept(value: &Value) -> String {
     let text = canonical(&exact(&redact(value)));
     if text.len() <= DOCUMENT_KEPT_BYTES_MAX {
         return text;

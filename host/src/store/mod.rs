@@ -2,14 +2,178 @@
 //!
 //! A write takes a [`Permit`](crate::gate::Permit) by value and writes its audit
 //! row in the same transaction; reads go through a [`View`], which has no write
-//! methods and a connection that the database itself holds read-only.
+//! methods. Two backends behave alike: an embedded one ([`sqlite`]), and one for
+//! several hosts ([`postgres`]), where the database checks the decision itself.
 
 pub mod audit;
+mod kept;
+pub mod postgres;
 pub mod sqlite;
+mod view;
 
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tokio::sync::broadcast;
+
+use crate::clock::SharedClock;
+use crate::command::action::Wakes;
 use crate::error::{Denial, Error};
+use crate::gate::{Permit, Refusal};
+use audit::Outcome;
 
-pub use sqlite::{Activation, Apply, Store, View};
+pub use kept::{Activation, Claims, Seen, StoredLock, StoredTask};
+pub use view::View;
+
+/// Which store.
+#[derive(Debug, Clone)]
+pub enum Location {
+    /// The embedded one, in this file.
+    File(PathBuf),
+    /// A PostgreSQL database.
+    Postgres(postgres::Options),
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Postgres(options) => write!(f, "{options}"),
+        }
+    }
+}
+
+/// What a command does to the store, on either backend.
+pub trait Apply: sqlite::Apply + postgres::Call {}
+
+impl<C: sqlite::Apply + postgres::Call> Apply for C {}
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    view: View,
+    location: Location,
+    writer: Writer,
+}
+
+#[derive(Debug, Clone)]
+enum Writer {
+    Sqlite(sqlite::Store),
+    Postgres(postgres::Store),
+}
+
+impl Store {
+    /// Opens a store. An embedded one is made when there is none, and migrated when it is older; a database is prepared
+    /// by `portreeve migrate`, and refused when it is not of this program's schema.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is damaged, is another program's, or is newer than this program.
+    pub async fn open(location: Location, clock: SharedClock) -> Result<Self, StoreError> {
+        let (view, writer) = match &location {
+            Location::File(path) => {
+                let store = sqlite::Store::open(path, clock).await?;
+                (View::Sqlite(store.view().clone()), Writer::Sqlite(store))
+            }
+            Location::Postgres(options) => {
+                let store = postgres::Store::open(options, clock).await?;
+                (View::Postgres(store.view().clone()), Writer::Postgres(store))
+            }
+        };
+        Ok(Self { view, location, writer })
+    }
+
+    /// The store without its write methods.
+    #[must_use]
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Which store it is.
+    #[must_use]
+    pub const fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Makes a permitted change: state, violations and audit row in one transaction, or none of them.
+    ///
+    /// # Errors
+    /// When facts or policy moved since the decision, the state stands against the
+    /// input, an obligation stands against it, or the database failed.
+    pub async fn commit<C: Apply>(
+        &self,
+        permit: Permit<C>,
+        command: C,
+        idempotency: Option<IdempotencyKey>,
+    ) -> Result<Committed<C::Output>, CommitError> {
+        match &self.writer {
+            Writer::Sqlite(store) => store.commit(permit, command, idempotency).await,
+            Writer::Postgres(store) => store.commit(permit, command, idempotency).await,
+        }
+    }
+
+    /// Records a decision that was not an allowance.
+    ///
+    /// # Errors
+    /// [`CommitError::Stale`] when facts or policy moved since; it has to be decided again. When the database failed;
+    /// then nobody may be told that it was recorded.
+    pub async fn record(&self, refusal: Refusal) -> Result<(), CommitError> {
+        match &self.writer {
+            Writer::Sqlite(store) => store.record(refusal).await,
+            Writer::Postgres(store) => store.record(refusal).await,
+        }
+    }
+
+    /// Records what was allowed and then changed nothing: a question and how its answer ended, or a command whose input
+    /// turned out bad.
+    ///
+    /// # Errors
+    /// As [`Self::commit`]; then the answer must not be given.
+    pub async fn answered<Q: Send + 'static>(
+        &self,
+        permit: Permit<Q>,
+        ended: Outcome,
+        summary: Value,
+    ) -> Result<(), CommitError> {
+        match &self.writer {
+            Writer::Sqlite(store) => store.answered(permit, ended, summary).await,
+            Writer::Postgres(store) => store.answered(permit, ended, summary).await,
+        }
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        match &self.writer {
+            Writer::Sqlite(store) => store.ping().await,
+            Writer::Postgres(store) => store.ping().await,
+        }
+    }
+
+    /// Finishes what waits to be written and closes the database.
+    pub async fn close(&self) {
+        match &self.writer {
+            Writer::Sqlite(store) => store.close().await,
+            Writer::Postgres(store) => store.close().await,
+        }
+    }
+
+    /// Tells other hosts on the same database what a commit may have set free. Nobody relies on it.
+    pub(crate) fn tell(&self, wakes: &Wakes) {
+        if let Writer::Postgres(store) = &self.writer {
+            store.tell(wakes.clone());
+        }
+    }
+
+    /// What other hosts' commits may have set free; none where there are no other hosts.
+    pub(crate) fn listen(&self) -> Option<broadcast::Receiver<Wakes>> {
+        match &self.writer {
+            Writer::Sqlite(_) => None,
+            Writer::Postgres(store) => Some(store.listen()),
+        }
+    }
+}
 
 /// Why the store could not do its work. The text is for the log, never for a caller.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -32,6 +196,71 @@ pub enum StoreError {
         found: i64,
         /// The last version that this program knows.
         known: i64,
+    },
+    /// The database was not yet migrated for this program.
+    #[error("the database has schema version {found}, this program needs {known}; run `portreeve migrate`")]
+    Older {
+        /// The version in the database.
+        found: i64,
+        /// The version that this program needs.
+        known: i64,
+    },
+    /// The database holds nothing of this program's.
+    #[error("the database was not prepared for this program; run `portreeve migrate`")]
+    Unprepared,
+    /// A migration failed, and left nothing.
+    #[error("migration {version} `{name}` failed and left nothing: {cause}")]
+    Migration {
+        /// Which migration.
+        version: i64,
+        /// Its name.
+        name: String,
+        /// What the database says.
+        cause: String,
+    },
+    /// The text is no URL of a database.
+    #[error("this is not the URL of a PostgreSQL database: {why}")]
+    Url {
+        /// What is wrong with it. The URL may hold a password, and is not repeated.
+        why: String,
+    },
+    /// The server cannot be reached, or lets nobody in.
+    #[error("cannot connect to the database at `{place}`: {cause}")]
+    Unreachable {
+        /// Where it should be.
+        place: String,
+        /// Why.
+        cause: String,
+    },
+    /// The server's version lacks what the schema needs.
+    #[error("the server is PostgreSQL {found}; this program needs {needed} or later")]
+    OldServer {
+        /// Its major version.
+        found: i32,
+        /// The oldest that will do.
+        needed: i32,
+    },
+    /// The role could pass the functions that hold changes to their decisions.
+    #[error("the role `{role}` {may}; the service does not run as such a role")]
+    Privileged {
+        /// The role.
+        role: String,
+        /// What it may do.
+        may: &'static str,
+    },
+    /// The role is not the service's.
+    #[error("the role `{role}` is not a member of portreeve_app")]
+    NotApp {
+        /// The role.
+        role: String,
+    },
+    /// A function of the database is not the one that this program calls.
+    #[error("the database's function `{name}` is not what this program calls: {why}")]
+    Function {
+        /// The function.
+        name: String,
+        /// The difference.
+        why: String,
     },
     /// A migration that was applied is not the one that this program carries.
     #[error("migration {version} `{name}` was applied with other contents; the store is not one of this program's")]
@@ -100,7 +329,7 @@ pub enum CommitError {
     /// The input turned out bad against the state; audited as failed.
     Invalid(Error),
     /// An obligation of the decision stood against it; audited as denied.
-    Limit(Denial),
+    Limit(Box<Denial>),
     /// The store failed; nothing happened.
     Store(StoreError),
 }

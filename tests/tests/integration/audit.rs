@@ -3,8 +3,8 @@
 use portreeve::store::audit::AuditRow;
 use serde_json::{Value, json};
 
-use crate::harness::Server;
-use crate::harness::state::{execute, scalar};
+use crate::harness::state::{Db, drop_guards, execute, micros, scalar};
+use crate::harness::{Server, postgres};
 
 /// Work of several agents: allowed, denied, refused, failed, replayed.
 async fn busy(server: &Server) {
@@ -82,16 +82,38 @@ async fn the_database_itself_keeps_the_records() {
     outspoken(&server).await;
     let mut db = server.db().await;
     let before = crate::harness::state::rows(&mut db, "audit_log").await;
+    let own: &[&str] = if postgres::is_chosen() {
+        &[
+            "UPDATE audit_seq SET seq = seq + 1000",
+            "UPDATE audit_seq SET leaf_hash = sha256('') WHERE seq = 3",
+            "DELETE FROM audit_seq WHERE seq = (SELECT max(seq) FROM audit_seq)",
+            "INSERT INTO audit_log SELECT * FROM audit_log LIMIT 1",
+            "UPDATE audit_log SET xact = '1'",
+            "TRUNCATE audit_log CASCADE",
+            "TRUNCATE audit_seq",
+            "TRUNCATE guardrail_violations",
+            "TRUNCATE activations",
+            "TRUNCATE handoffs",
+            "TRUNCATE memories",
+            "TRUNCATE file_locks",
+            "UPDATE guardrail_violations SET blocked = false",
+            "UPDATE memories SET tags = '{}'",
+        ]
+    } else {
+        &[
+            "UPDATE audit_log SET seq = seq + 1000",
+            "UPDATE audit_log SET leaf_hash = zeroblob(32) WHERE seq = 3",
+            "DELETE FROM audit_log WHERE seq = (SELECT max(seq) FROM audit_log)",
+            "INSERT INTO audit_log SELECT * FROM audit_log WHERE seq = 1",
+            "INSERT OR REPLACE INTO audit_log SELECT * FROM audit_log WHERE seq = 1",
+            "INSERT OR REPLACE INTO audit_log SELECT * FROM audit_log ORDER BY seq DESC LIMIT 1",
+            "UPDATE guardrail_violations SET blocked = 0",
+            "UPDATE memories SET tags = '[]'",
+        ]
+    };
     let attempts = [
         "UPDATE audit_log SET decision = 'allow'",
-        "UPDATE audit_log SET seq = seq + 1000",
-        "UPDATE audit_log SET leaf_hash = zeroblob(32) WHERE seq = 3",
         "DELETE FROM audit_log",
-        "DELETE FROM audit_log WHERE seq = (SELECT max(seq) FROM audit_log)",
-        "INSERT INTO audit_log SELECT * FROM audit_log WHERE seq = 1",
-        "INSERT OR REPLACE INTO audit_log SELECT * FROM audit_log WHERE seq = 1",
-        "INSERT OR REPLACE INTO audit_log SELECT * FROM audit_log ORDER BY seq DESC LIMIT 1",
-        "UPDATE guardrail_violations SET blocked = 0",
         "DELETE FROM guardrail_violations",
         "UPDATE activations SET digest = digest",
         "DELETE FROM activations",
@@ -104,56 +126,72 @@ async fn the_database_itself_keeps_the_records() {
         "DELETE FROM memories",
         "UPDATE memories SET summary = 'another', merge_count = merge_count + 1",
         "UPDATE memories SET agent_id = 'b', merge_count = merge_count + 1",
-        "UPDATE memories SET tags = '[]'",
         "DELETE FROM agent_sessions",
         "UPDATE agent_sessions SET agent_id = 'b'",
     ];
-    for sql in attempts {
+    all_rows(&server).await;
+    for sql in own.iter().copied().chain(attempts) {
         assert!(execute(&mut db, sql).await.is_err(), "the database let this through: {sql}");
     }
     assert_eq!(crate::harness::state::rows(&mut db, "audit_log").await, before);
 }
 
 /// `REPLACE` deletes what it conflicts with, and SQLite runs no DELETE trigger for that
-/// unless the connection asks for it, which nobody can rely on.
+/// unless the connection asks for it, which nobody can rely on. PostgreSQL has `ON CONFLICT`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_itself_lets_nothing_be_replaced() {
     let server = Server::start().await;
     busy(&server).await;
     outspoken(&server).await;
     let mut db = server.db().await;
-    let columns: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM pragma_table_info('audit_log')").fetch_all(&mut db).await.unwrap();
-    // A new position, the identifier of an old row: the old row would go.
-    let at_end = columns.iter().map(|name| if name == "seq" { "(SELECT max(seq) + 1 FROM audit_log)" } else { name });
-    let same_id = format!(
-        "INSERT OR REPLACE INTO audit_log SELECT {} FROM audit_log WHERE seq = 3",
-        at_end.collect::<Vec<_>>().join(", ")
-    );
-    let attempts = [
-        same_id.as_str(),
-        "INSERT OR REPLACE INTO guardrail_violations SELECT * FROM guardrail_violations LIMIT 1",
-        "INSERT OR REPLACE INTO activations SELECT * FROM activations LIMIT 1",
-        "INSERT OR REPLACE INTO lock_fences SELECT lock_key, 1 FROM lock_fences",
-        "INSERT OR REPLACE INTO work_queue SELECT * FROM work_queue",
-        "INSERT OR REPLACE INTO agent_sessions SELECT * FROM agent_sessions",
-        "INSERT OR REPLACE INTO handoffs SELECT * FROM handoffs",
-        "INSERT OR REPLACE INTO memories SELECT * FROM memories",
-    ];
+    let attempts = if postgres::is_chosen() { upserts() } else { replacements(&mut db).await };
     let mut let_through = Vec::new();
     for sql in attempts {
-        let replaced = execute(&mut db, sql).await.is_ok();
+        let replaced = execute(&mut db, &sql).await.is_ok();
         let_through.extend(replaced.then_some(sql));
     }
     assert!(let_through.is_empty(), "the database let these through: {let_through:#?}");
 }
 
+async fn replacements(db: &mut Db) -> Vec<String> {
+    // A new position, the identifier of an old row: the old row would go.
+    let columns = db.texts("SELECT name FROM pragma_table_info('audit_log')").await;
+    let at_end = columns.iter().map(|name| if name == "seq" { "(SELECT max(seq) + 1 FROM audit_log)" } else { name });
+    let same_id = format!("audit_log SELECT {} FROM audit_log WHERE seq = 3", at_end.collect::<Vec<_>>().join(", "));
+    let attempts = [
+        same_id.as_str(),
+        "guardrail_violations SELECT * FROM guardrail_violations LIMIT 1",
+        "activations SELECT * FROM activations LIMIT 1",
+        "lock_fences SELECT lock_key, 1 FROM lock_fences",
+        "work_queue SELECT * FROM work_queue",
+        "agent_sessions SELECT * FROM agent_sessions",
+        "handoffs SELECT * FROM handoffs",
+        "memories SELECT * FROM memories",
+    ];
+    attempts.into_iter().map(|what| format!("INSERT OR REPLACE INTO {what}")).collect()
+}
+
+fn upserts() -> Vec<String> {
+    let attempts = [
+        ("audit_log SELECT * FROM audit_log", "workspace, id", "outcome = 'ok'"),
+        ("guardrail_violations SELECT * FROM guardrail_violations", "workspace, audit_id, position", "blocked = false"),
+        ("activations SELECT * FROM activations", "workspace, epoch", "activated_by = 'a'"),
+        ("lock_fences SELECT workspace, lock_key, 1 FROM lock_fences", "workspace, lock_key", "last_token = 99"),
+        ("agent_sessions SELECT * FROM agent_sessions", "workspace, session_id", "current_task = 'x'"),
+        ("idempotency_keys SELECT * FROM idempotency_keys", "workspace, agent_id, key", "body = '{}'"),
+    ];
+    let upsert =
+        |(what, key, set): (&str, &str, &str)| format!("INSERT INTO {what} ON CONFLICT ({key}) DO UPDATE SET {set}");
+    attempts.into_iter().map(upsert).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_was_tampered_with_no_longer_has_its_hash() {
+    let is_postgres = postgres::is_chosen();
     let columns = [
-        ("created_at", "created_at + 1"),
+        ("created_at", if is_postgres { "created_at + interval '1 microsecond'" } else { "created_at + 1" }),
         ("agent_id", "'admin'"),
-        ("decision", "'deny'"),
+        ("operation", "'submit_work'"),
         ("reason", "reason || ' '"),
         ("parameters", "'{}'"),
         ("request", "'{}'"),
@@ -163,7 +201,7 @@ async fn a_row_that_was_tampered_with_no_longer_has_its_hash() {
         ("epoch", "9"),
         ("fuel", "fuel + 1"),
         ("duration_us", "duration_us + 1"),
-        ("leaf_hash", "zeroblob(32)"),
+        ("leaf_hash", if is_postgres { "sha256('')" } else { "zeroblob(32)" }),
     ];
     let server = Server::start().await;
     let agent = server.agent("a", "codex_remote").await;
@@ -172,10 +210,20 @@ async fn a_row_that_was_tampered_with_no_longer_has_its_hash() {
     }
     let last = server.last_seq().await;
     let mut db = server.db().await;
-    // Whoever has the file can drop a trigger; the hash still tells.
-    execute(&mut db, "DROP TRIGGER audit_log_fixed").await.unwrap();
+    // Whoever has the database can drop a trigger; the hash still tells.
+    all_rows(&server).await;
+    drop_guards(&mut db, "audit_log").await;
+    if is_postgres {
+        drop_guards(&mut db, "audit_seq").await;
+    }
     for (seq, (column, value)) in (1..=last).rev().zip(columns) {
-        let sql = format!("UPDATE audit_log SET {column} = {value} WHERE seq = {seq}");
+        let sql = match (is_postgres, column) {
+            (false, _) => format!("UPDATE audit_log SET {column} = {value} WHERE seq = {seq}"),
+            (true, "leaf_hash") => format!("UPDATE audit_seq SET {column} = {value} WHERE seq = {seq}"),
+            (true, _) => format!(
+                "UPDATE audit_log l SET {column} = {value} FROM audit_seq s WHERE s.id = l.id AND s.seq = {seq}"
+            ),
+        };
         assert_eq!(execute(&mut db, &sql).await.unwrap(), 1, "{sql}");
         let rows = all_rows(&server).await;
         let (row, leaf) = rows.iter().find(|(row, _)| row.seq == seq).unwrap();
@@ -236,7 +284,7 @@ async fn below_trust_3_one_sees_ones_own_rows_only() {
 async fn entries_are_complete_newest_first_and_filtered() {
     let server = Server::start().await;
     let since = server.now();
-    server.clock.advance_seconds(10);
+    server.advance(10).await;
     busy(&server).await;
     let list = server.admin.get("/audit?limit=5").await.ok();
     let entries = list["entries"].as_array().unwrap();
@@ -279,7 +327,8 @@ async fn entries_are_complete_newest_first_and_filtered() {
 /// Rows that the making of the store left, before any test did anything.
 async fn positions_at_start(server: &Server) -> i64 {
     let at = server.now().plus_seconds(-10).as_micros();
-    scalar(&mut server.db().await, &format!("SELECT count(*) FROM audit_log WHERE created_at <= {at}")).await
+    scalar(&mut server.db().await, &format!("SELECT count(*) FROM audit_log WHERE {} <= {at}", micros("created_at")))
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,9 +50,9 @@ async fn what_a_dead_agent_held_is_given_to_others() {
     acquire(&a, "under/unknown", json!("from a hook")).await;
     let task = server.admin.submit("t", json!({"max_attempts": 2})).await;
     let claimed = claim(&a, "t").await;
-    server.clock.advance_seconds(15 * 60 - 1);
+    server.advance(15 * 60 - 1).await;
     assert_eq!(counts(&cleanup(&server, json!({})).await), (0, 0, 0), "an instant too early");
-    server.clock.advance_seconds(1);
+    server.advance(1).await;
     let cleaned = cleanup(&server, json!({})).await;
     let expected = json!({"success": true, "agents_cleaned": 1, "locks_released": 2, "tasks_requeued": 1});
     assert_eq!(cleaned, expected);
@@ -77,7 +77,7 @@ async fn the_last_attempt_of_a_dead_agent_fails_the_task_and_what_depends_on_it(
     let task = server.admin.submit("t", json!({"max_attempts": 1})).await;
     let dependant = server.admin.submit("t2", json!({"depends_on": [task]})).await;
     claim(&a, "t").await;
-    server.clock.advance_seconds(3600);
+    server.advance(3600).await;
     assert_eq!(counts(&cleanup(&server, json!({})).await), (1, 0, 0), "nothing came back into the queue");
     assert_eq!(server.admin.task(&task).await["error_message"], "attempts_exhausted");
     assert_eq!(server.admin.task(&dependant).await["error_message"], "dependency_failed");
@@ -105,7 +105,7 @@ async fn nobody_who_is_there_loses_anything() {
     claim(&never, "never").await;
     let beaten = claim(&busy, "beaten").await;
     claim(&busy, "left").await;
-    server.clock.advance_seconds(20 * 60);
+    server.advance(20 * 60).await;
     register(&two, "fresh").await;
     let renew = json!({"file_path": "busy/renewed", "fencing_token": refreshed, "ttl_minutes": 120});
     busy.post("/locks/renew", renew).await.done();
@@ -131,7 +131,7 @@ async fn a_dry_run_counts_the_same_and_changes_nothing() {
     acquire(&a, "x", json!("s")).await;
     server.admin.submit("t", json!({})).await;
     claim(&a, "t").await;
-    server.clock.advance_seconds(3600);
+    server.advance(3600).await;
     let (before, seq) = (server.state().await, server.last_seq().await);
     let dry = cleanup(&server, json!({"dry_run": true})).await;
     assert_eq!(server.state().await, before);
@@ -155,7 +155,7 @@ async fn cleanup_is_an_admins_and_its_threshold_has_bounds() {
         reply.invalid("threshold_out_of_range");
     }
     register(&remote, "s").await;
-    server.clock.advance_seconds(60);
+    server.advance(60).await;
     assert_eq!(counts(&cleanup(&server, json!({"stale_threshold_minutes": 2})).await), (0, 0, 0));
     assert_eq!(counts(&cleanup(&server, json!({"stale_threshold_minutes": 1})).await), (1, 0, 0));
 }
@@ -272,7 +272,7 @@ async fn play(server: &Server, agents: &[Client], model: &mut Model, deed: &Deed
             model.claims.push((agent, model.now));
         }
         Deed::Pass(seconds) => {
-            server.clock.advance_seconds(seconds);
+            server.advance(seconds).await;
             model.now += seconds;
         }
         Deed::Cleanup => {

@@ -146,7 +146,7 @@ async fn a_remote_agent_holds_fifty_locks_and_not_one_more() {
     agent.acquire("src/50.rs").await.done();
     agent.acquire("src/51.rs").await.denied("lock_limit_reached");
     // Expired ones do not count.
-    server.clock.advance_seconds(30 * 60);
+    server.advance(30 * 60).await;
     agent.acquire("src/51.rs").await.done();
 }
 

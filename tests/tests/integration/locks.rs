@@ -43,7 +43,7 @@ async fn a_lock_is_acquired_refreshed_and_blocks_others() {
     );
     assert_eq!(first["expires_at"], json!(server.now().plus_minutes(30).to_string()));
     assert_eq!(first["reason"], Value::Null);
-    server.clock.advance_seconds(60);
+    server.advance(60).await;
     let blocked =
         b.post("/locks/acquire", json!({"file_path": "src/a.rs", "reason": "mine"})).await.refused("locked_by_other");
     assert_keys(&blocked);
@@ -70,9 +70,9 @@ async fn tokens_grow_over_release_expiry_force_release_and_restart() {
     let mut tokens = vec![token(&a.acquire("src/a.rs").await.done())];
     a.release("src/a.rs").await.done();
     tokens.push(token(&b.acquire("src/a.rs").await.done()));
-    server.clock.advance_seconds(30 * 60);
+    server.advance(30 * 60).await;
     tokens.push(token(&a.acquire("src/a.rs").await.done()));
-    server.clock.advance_seconds(30 * 60);
+    server.advance(30 * 60).await;
     // Its holder's own return after expiry is a new grant as well.
     let back = a.acquire("src/a.rs").await.done();
     assert_eq!(back["action"], "acquired");
@@ -83,9 +83,9 @@ async fn tokens_grow_over_release_expiry_force_release_and_restart() {
     let server = server.restart().await;
     let (a, b) = (server.again(&a), server.again(&b));
     tokens.push(token(&b.acquire("src/a.rs").await.done()));
-    server.clock.advance_seconds(-3600);
+    server.advance(-3600).await;
     b.release("src/a.rs").await.ok();
-    server.clock.advance_seconds(2 * 3600);
+    server.advance(2 * 3600).await;
     tokens.push(token(&a.acquire("src/a.rs").await.done()));
     assert!(tokens.windows(2).all(|pair| pair[0] < pair[1]), "{tokens:?}");
     for old in &tokens[..tokens.len() - 1] {
@@ -111,10 +111,10 @@ async fn a_lock_is_free_at_the_instant_it_expires() {
     let server = Server::start().await;
     let (a, b) = pair(&server).await;
     let held = a.post("/locks/acquire", json!({"file_path": "src/a.rs", "ttl_minutes": 1})).await.done();
-    server.clock.advance_seconds(59);
+    server.advance(59).await;
     b.acquire("src/a.rs").await.refused("locked_by_other");
     assert_eq!(b.get("/locks/status/src/a.rs").await.ok()["locked"], true);
-    server.clock.advance_seconds(1);
+    server.advance(1).await;
     let status = b.get("/locks/status/src/a.rs").await.ok();
     assert_eq!(status, json!({"locked": false, "file_path": "src/a.rs"}));
     assert_eq!(b.get("/locks").await.ok()["count"], 0);

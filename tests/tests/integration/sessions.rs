@@ -36,7 +36,7 @@ async fn a_session_is_registered_named_or_not_and_seen_by_all() {
     let given = register(&a, json!({})).await;
     assert_eq!(keys(&given), ["error", "reason", "session_id", "success"]);
     assert!(uuid::Uuid::parse_str(given["session_id"].as_str().unwrap()).is_ok(), "{given}");
-    server.clock.advance_seconds(1);
+    server.advance(1).await;
     let body = json!({
         "agent_id": "a", "agent_type": "codex", "session_id": "mine/1 ü", "capabilities": ["rust", "sql", "rust", ""],
         "current_task": "the parser",
@@ -89,7 +89,7 @@ async fn registering_again_changes_only_what_is_said() {
     let a = server.agent("a", "codex_remote").await;
     register(&a, json!({"session_id": "s", "capabilities": ["rust"], "current_task": "lexer"})).await;
     let started = server.now().to_string();
-    server.clock.advance_seconds(60);
+    server.advance(60).await;
     register(&a, json!({"session_id": "s", "current_task": "parser"})).await;
     let entry = listed(&a, "").await[0].clone();
     assert_eq!((&entry["capabilities"], &entry["current_task"]), (&json!(["rust"]), &json!("parser")));
@@ -104,7 +104,7 @@ async fn heartbeats_keep_a_session_active() {
     let a = server.agent("a", "codex_remote").await;
     for name in ["old", "new"] {
         register(&a, json!({"session_id": name})).await;
-        server.clock.advance_seconds(60);
+        server.advance(60).await;
     }
     // Without a name, the one last heard of.
     assert_eq!(
@@ -113,13 +113,13 @@ async fn heartbeats_keep_a_session_active() {
     );
     assert_eq!(beat(&a, json!("")).await["session_id"], "new");
     assert_eq!(beat(&a, json!("old")).await["session_id"], "old");
-    server.clock.advance_seconds(1);
+    server.advance(1).await;
     assert_eq!(beat(&a, json!("old")).await["success"], true);
     assert_eq!(beat(&a, Value::Null).await["session_id"], "old");
-    server.clock.advance_seconds(15 * 60 - 1);
+    server.advance(15 * 60 - 1).await;
     assert_eq!(names(&a, "?status=active").await, ["old"]);
     assert_eq!(names(&a, "?status=idle").await, ["new"]);
-    server.clock.advance_seconds(1);
+    server.advance(1).await;
     assert_eq!(names(&a, "?status=active").await, Vec::<String>::new());
     assert_eq!(names(&a, "?status=idle").await, ["old", "new"]);
     assert_eq!(beat(&a, json!("new")).await["success"], true);
@@ -131,7 +131,7 @@ async fn an_ended_session_goes_on_only_when_it_is_registered_again() {
     let server = Server::start().await;
     let a = server.agent("a", "codex_remote").await;
     register(&a, json!({"session_id": "s", "capabilities": ["rust"]})).await;
-    server.clock.advance_seconds(3600);
+    server.advance(3600).await;
     server.admin.post("/discovery/cleanup", json!({})).await.done();
     assert_eq!(names(&a, "").await, Vec::<String>::new());
     assert_eq!(names(&a, "?status=disconnected").await, ["s"]);
@@ -153,7 +153,7 @@ async fn sessions_are_found_by_capability_standing_and_agent() {
     let server = Server::start().await;
     let (a, b) = (server.agent("a", "codex_remote").await, server.agent("b", "codex_remote").await);
     register(&a, json!({"session_id": "1", "capabilities": ["rust", "sql"]})).await;
-    server.clock.advance_seconds(1);
+    server.advance(1).await;
     register(&b, json!({"session_id": "2", "capabilities": ["rust", "c++"]})).await;
     assert_eq!(names(&a, "?capability=rust").await, ["2", "1"]);
     assert_eq!(names(&a, "?capability=sql").await, ["1"]);
@@ -177,7 +177,7 @@ async fn a_report_tells_its_urgency_and_is_seen_beside_the_session() {
     let server = Server::start().await;
     let a = server.agent("a", "codex_remote").await;
     register(&a, json!({"session_id": "s"})).await;
-    server.clock.advance_seconds(600);
+    server.advance(600).await;
     let report = |body: Value| a.post("/status/report", body);
     for (body, urgency) in [
         (json!({}), "low"),
@@ -204,7 +204,7 @@ async fn a_report_tells_its_urgency_and_is_seen_beside_the_session() {
     assert_eq!(entry["last_heartbeat"], json!(server.now().to_string()));
     let mut db = server.db().await;
     let recorded =
-        "SELECT count(*) FROM guardrail_violations WHERE agent_id = 'a' AND pattern_name = 'rm_rf' AND blocked = 1";
+        "SELECT count(*) FROM guardrail_violations WHERE agent_id = 'a' AND pattern_name = 'rm_rf' AND blocked";
     assert!(crate::harness::state::scalar(&mut db, recorded).await > 0);
     assert_eq!(crate::harness::state::scalar(&mut db, "SELECT count(*) FROM agent_status").await, 1);
     assert_eq!(crate::harness::state::scalar(&mut db, "SELECT report_count FROM agent_status").await, 10);
@@ -219,7 +219,7 @@ async fn a_report_keeps_alive_only_the_agents_own_session() {
     let (a, b) = (server.agent("a", "codex_remote").await, server.agent("b", "codex_remote").await);
     register(&a, json!({"session_id": "of-a"})).await;
     register(&b, json!({"session_id": "of-b"})).await;
-    server.clock.advance_seconds(3600);
+    server.advance(3600).await;
     for session_id in ["of-b", "made up by a hook"] {
         a.post("/status/report", json!({"session_id": session_id})).await.done();
     }

@@ -37,7 +37,7 @@ async fn a_store_of_a_newer_program_is_refused() {
     copy_template(dir.path()).await;
     let mut db = connect(dir.path()).await;
     execute(&mut db, "INSERT INTO schema_migrations VALUES (9999, 'from_the_future', x'00', 0)").await.unwrap();
-    db.close().await.unwrap();
+    db.close().await;
     refused_and_untouched(dir.path(), "9999").await;
 }
 
@@ -47,7 +47,7 @@ async fn a_store_that_an_edited_migration_made_is_refused() {
     copy_template(dir.path()).await;
     let mut db = connect(dir.path()).await;
     execute(&mut db, "UPDATE schema_migrations SET checksum = zeroblob(32) WHERE version = 1").await.unwrap();
-    db.close().await.unwrap();
+    db.close().await;
     refused_and_untouched(dir.path(), "other contents").await;
 }
 
@@ -81,7 +81,7 @@ async fn a_store_of_an_older_program_is_migrated_and_keeps_what_it_held() {
     old_store(dir.path()).await;
     let server = Server::start_on(dir, Setup::default()).await;
     let mut db = server.db().await;
-    assert_eq!(scalar(&mut db, "SELECT max(version) FROM schema_migrations").await, 2);
+    assert_eq!(scalar(&mut db, "SELECT max(version) FROM schema_migrations").await, 3);
     assert_eq!(scalar(&mut db, "SELECT refreshed_at FROM file_locks WHERE fencing_token = 7").await, 1000);
     assert_eq!(scalar(&mut db, "SELECT heartbeat_at FROM work_queue WHERE status = 'claimed'").await, 2000);
     assert_eq!(scalar(&mut db, "SELECT heartbeat_at IS NULL FROM work_queue WHERE status = 'completed'").await, 1);
@@ -95,8 +95,8 @@ async fn another_programs_database_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let options = SqliteConnectOptions::new().filename(dir.path().join("portreeve.db")).create_if_missing(true);
     let mut db = options.connect().await.unwrap();
-    execute(&mut db, "CREATE TABLE recipes (name TEXT)").await.unwrap();
-    execute(&mut db, "INSERT INTO recipes VALUES ('soup')").await.unwrap();
+    sqlx::raw_sql("CREATE TABLE recipes (name TEXT)").execute(&mut db).await.unwrap();
+    sqlx::raw_sql("INSERT INTO recipes VALUES ('soup')").execute(&mut db).await.unwrap();
     db.close().await.unwrap();
     refused_and_untouched(dir.path(), "another program").await;
 }
@@ -117,7 +117,7 @@ async fn a_damaged_store_is_refused_and_not_made_anew() {
     // Everything into the main file, so that the damage is not mended from the write-ahead log.
     let mut db = connect(dir.path()).await;
     execute(&mut db, "PRAGMA wal_checkpoint(TRUNCATE)").await.unwrap();
-    db.close().await.unwrap();
+    db.close().await;
     let path = dir.path().join("portreeve.db");
     let mut bytes = std::fs::read(&path).unwrap();
     let page = bytes.len() / 4096 / 2 * 4096;

@@ -9,11 +9,10 @@ use std::process::Stdio;
 use portreeve::command::catalogue::{CATALOGUE, Entry};
 use portreeve::command::input::{Field, Kind};
 use serde_json::{Map, Value, json};
-use sqlx::Row;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::harness::process::binary;
-use crate::harness::state::connect;
+use crate::harness::state::{audit_json, connect};
 use crate::harness::{Request, Server, Setup, cache_dir};
 use crate::samples::{Scene, sample_of};
 
@@ -261,7 +260,7 @@ impl Masks {
 /// What the log says of a call, without what differs from run to run.
 async fn rows(scene: &Scene, seq: i64, masks: &mut Masks) -> Vec<Value> {
     let mut conn = connect(scene.server.data()).await;
-    let rows = sqlx::query("SELECT * FROM audit_log WHERE seq > ?1 ORDER BY seq").bind(seq).fetch_all(&mut conn).await;
+    let rows = audit_json(&mut conn, seq).await;
     let columns = [
         "agent_id",
         "agent_type",
@@ -284,14 +283,14 @@ async fn rows(scene: &Scene, seq: i64, masks: &mut Masks) -> Vec<Value> {
         "changes",
     ];
     let mut seen = Vec::new();
-    for row in rows.unwrap() {
+    for row in rows {
         let mut line = Map::new();
         for column in columns {
-            line.insert(column.to_owned(), json!(masks.text(&row.get::<String, _>(column))));
+            line.insert(column.to_owned(), json!(masks.text(row[column].as_str().unwrap())));
         }
         // Not the fuel: it depends on identifiers, which are new in each store.
         for column in ["trust_level", "epoch", "facts_version"] {
-            line.insert(column.to_owned(), json!(row.get::<i64, _>(column)));
+            line.insert(column.to_owned(), row[column].clone());
         }
         seen.push(Value::Object(line));
     }

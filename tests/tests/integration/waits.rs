@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::harness::{Client, Reply, Server, Setup};
+use crate::harness::{Client, Reply, Server, Setup, postgres};
 
 /// What a wait asks for.
 fn body(file_path: &str, wait_seconds: i64) -> Value {
@@ -108,7 +108,7 @@ async fn force_release_and_cleanup_wake_those_who_wait() {
     a.post("/locks/acquire", json!({"file_path": "src/a.rs", "session_id": "s", "ttl_minutes": 480})).await.done();
     server.admin.submit("t", json!({})).await;
     a.post("/work/claim", json!({"task_types": ["t"], "lease_seconds": 86_400})).await.done();
-    server.clock.advance_seconds(3600);
+    server.advance(3600).await;
     let seq = server.last_seq().await;
     let waiter = waiting(&b, "src/a.rs", 30);
     let claimant = b.clone();
@@ -131,9 +131,12 @@ async fn expiry_wakes_without_anybody_doing_anything() {
     a.post("/locks/acquire", json!({"file_path": "src/a.rs", "ttl_minutes": 1})).await.done();
     // The rest of the minute would be long: the lease is shortened in the store.
     let mut db = server.db().await;
-    let soon = "UPDATE file_locks SET locked_at = locked_at - 57500000, expires_at = expires_at - 57500000";
-    crate::harness::state::execute(&mut db, soon).await.unwrap();
-    let left: i64 = crate::harness::state::scalar(&mut db, "SELECT expires_at FROM file_locks").await;
+    let part = if postgres::is_chosen() { "interval '57.5 seconds'" } else { "57500000" };
+    let soon = format!("UPDATE file_locks SET locked_at = locked_at - {part}, expires_at = expires_at - {part}");
+    crate::harness::state::drop_guards(&mut db, "file_locks").await;
+    crate::harness::state::execute(&mut db, &soon).await.unwrap();
+    let expiry = format!("SELECT {} FROM file_locks", crate::harness::state::micros("expires_at"));
+    let left: i64 = crate::harness::state::scalar(&mut db, &expiry).await;
     let left = left - server.now().as_micros();
     let start = Instant::now();
     let grant = b.post("/locks/acquire", body("src/a.rs", 30)).await.done();
@@ -151,7 +154,7 @@ async fn a_clock_that_was_set_is_noticed() {
     let seq = server.last_seq().await;
     let waiter = waiting(&b, "src/a.rs", 30);
     attempted(&server, seq, 1).await;
-    server.clock.advance_seconds(30 * 60);
+    server.advance(30 * 60).await;
     assert_eq!(waiter.await.unwrap().0.done()["fencing_token"], 2);
 }
 

@@ -31,9 +31,9 @@ async fn a_lease_that_runs_out_gives_the_task_to_another_and_refuses_the_late_ho
     let (a, b) = pair(&server).await;
     let id = server.admin.submit("t", json!({})).await;
     let first = claim(&a, 60).await;
-    server.clock.advance_seconds(59);
+    server.advance(59).await;
     assert_eq!(claim(&b, 60).await["success"], false);
-    server.clock.advance_seconds(1);
+    server.advance(1).await;
     let second = claim(&b, 60).await;
     assert_eq!((&second["task_id"], &second["attempt"]), (&json!(id), &json!(2)));
     assert_ne!(second["claim_token"], first["claim_token"]);
@@ -51,7 +51,7 @@ async fn a_late_holder_is_refused_though_nobody_else_came() {
     let (a, _) = pair(&server).await;
     let id = server.admin.submit("t", json!({})).await;
     let late = claim(&a, 60).await;
-    server.clock.advance_seconds(60);
+    server.advance(60).await;
     end(&a, &late, true).await.refused(GONE);
     a.post("/work/complete", json!({"task_id": id, "success": true})).await.refused(GONE);
     let task = server.admin.task(&id).await;
@@ -66,7 +66,7 @@ async fn a_heartbeat_extends_the_lease() {
     server.admin.submit("t", json!({})).await;
     let held = claim(&a, 60).await;
     for _ in 0..5 {
-        server.clock.advance_seconds(59);
+        server.advance(59).await;
         let extended = beat(&a, &held, 60).await.done();
         assert_eq!(extended["lease_expires_at"], json!(server.now().plus_seconds(60).to_string()));
     }
@@ -83,7 +83,7 @@ async fn leases_that_run_out_use_up_the_attempts() {
     let waiting = server.admin.submit("t2", json!({"depends_on": [id]})).await;
     for attempt in 1..=2 {
         assert_eq!(claim(&a, 60).await["attempt"], json!(attempt));
-        server.clock.advance_seconds(60);
+        server.advance(60).await;
     }
     let task = server.admin.task(&id).await;
     assert_eq!((&task["status"], &task["error_message"]), (&json!("failed"), &json!("attempts_exhausted")));
@@ -101,7 +101,7 @@ async fn a_deadline_fails_pending_and_claimed_alike() {
     let pending = server.admin.submit("t", deadline).await;
     let held = claim(&a, 1000).await;
     assert_eq!(held["task_id"], json!(claimed));
-    server.clock.advance_seconds(100);
+    server.advance(100).await;
     assert_eq!(claim(&b, 60).await["success"], false);
     end(&a, &held, true).await.refused(GONE);
     for id in [&claimed, &pending] {
@@ -117,7 +117,7 @@ async fn time_works_in_the_background_under_the_services_own_name() {
     server.admin.submit("t", json!({})).await;
     claim(&a, 60).await;
     let seq = server.last_seq().await;
-    server.clock.advance_seconds(60);
+    server.advance(60).await;
     for _ in 0..200 {
         if server.last_seq().await > seq {
             break;
@@ -137,7 +137,7 @@ async fn a_claim_outlives_a_restart_and_its_lease_runs_out_after_it() {
     let server = server.restart().await;
     let (a, b) = (server.again(&a), server.again(&b));
     beat(&a, &held, 60).await.done();
-    server.clock.advance_seconds(60);
+    server.advance(60).await;
     assert_eq!(claim(&b, 60).await["attempt"], 2);
     end(&a, &held, true).await.refused(GONE);
 }
@@ -148,10 +148,10 @@ async fn a_clock_that_is_set_back_revives_nothing() {
     let (a, b) = pair(&server).await;
     server.admin.submit("t", json!({})).await;
     let held = claim(&a, 60).await;
-    server.clock.advance_seconds(61);
+    server.advance(61).await;
     let second = claim(&b, 60).await;
     assert_eq!(second["success"], true);
-    server.clock.advance_seconds(-30);
+    server.advance(-30).await;
     end(&a, &held, true).await.refused(GONE);
     end(&b, &second, true).await.done();
 }

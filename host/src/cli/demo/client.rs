@@ -15,6 +15,11 @@ use crate::command::catalogue::Method;
 /// Nothing in the demo takes so long; an answer that does is an anomaly.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a request is sent again and again when no host answers it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Pause before a request is sent to another host.
+const AGAIN: Duration = Duration::from_millis(40);
+
 /// An agent of the demo.
 #[derive(Debug, Clone)]
 pub(super) struct Who {
@@ -58,26 +63,65 @@ pub(super) struct Client {
     /// Distinguishes clients of one agent in request identifiers.
     label: String,
     sent: usize,
+    /// Which host it speaks to, until that one does not answer.
+    host: usize,
+}
+
+/// What was sent for one request, and what came of it.
+struct Sent {
+    request_id: String,
+    unanswered: Vec<String>,
+    recovered: bool,
+    class: Class,
+    body: Value,
 }
 
 impl Client {
     pub(super) fn new(world: Arc<World>, who: Who, label: &str) -> Self {
-        Self { who, history: History::default(), world, label: label.to_owned(), sent: 0 }
+        let host = label.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        Self { who, history: History::default(), world, label: label.to_owned(), sent: 0, host }
     }
 
     /// Sends a request and compares its answer with what is expected.
     pub(super) async fn call(&mut self, ask: Ask<'_>) -> Reply {
-        let request_id = format!("{}.{}", self.label, self.sent);
-        self.sent = self.sent.saturating_add(1);
         let sent = Instant::now();
-        let (class, body) = match self.send(&ask, &request_id).await {
-            Ok((status, replayed, body)) => (classify(status, replayed, &body), body),
-            Err(error) => (Class::Odd(format!("no answer: {}", root_cause(&error))), Value::Null),
-        };
+        let Sent { request_id, unanswered, recovered, class, body } = self.persist(&ask).await;
         let answered = Instant::now();
         let reply = Reply { request_id, op: ask.op, class, body, sent, answered };
-        self.note(&ask, &reply);
+        self.note(&ask, &reply, unanswered, recovered);
         reply
+    }
+
+    /// Sends a request until a host answers it. With several hosts a mutation has a key, so that it may be sent again where
+    /// it is not known what became of it.
+    async fn persist(&mut self, ask: &Ask<'_>) -> Sent {
+        let first_id = format!("{}.{}", self.label, self.sent);
+        self.sent = self.sent.saturating_add(1);
+        let is_one = self.world.urls.len() < 2;
+        let own_key = (!is_one && ask.idempotency.is_none() && ask.op.mutates()).then(|| format!("once {first_id}"));
+        let key = ask.idempotency.or(own_key.as_deref());
+        let started = Instant::now();
+        let (mut request_id, mut unanswered) = (first_id.clone(), Vec::new());
+        loop {
+            let (answer, class) = match self.send(ask, &request_id, key).await {
+                Ok((status, replayed, body)) => {
+                    let recovered = replayed && !unanswered.is_empty() && ask.expect != Expect::Replayed;
+                    let class = classify(status, replayed && !recovered, &body);
+                    (Some((status, recovered, body)), class)
+                }
+                Err(error) => (None, Class::Odd(format!("no answer: {}", root_cause(&error)))),
+            };
+            let is_answered = answer.as_ref().is_some_and(|(status, ..)| *status != 503);
+            if is_one || is_answered || started.elapsed() > PATIENCE {
+                let (_, recovered, body) = answer.unwrap_or((0, false, Value::Null));
+                return Sent { request_id, unanswered, recovered, class, body };
+            }
+            // Another host of the same store will know.
+            self.host = self.host.wrapping_add(1);
+            unanswered.push(std::mem::take(&mut request_id));
+            request_id = format!("{first_id}.again-{}", unanswered.len());
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// Writes an answer down as a surprise unless what it says is right.
@@ -100,8 +144,15 @@ impl Client {
         });
     }
 
-    async fn send(&self, ask: &Ask<'_>, request_id: &str) -> Result<(u16, bool, Value), reqwest::Error> {
-        let url = format!("{}{}", self.world.url, ask.path());
+    async fn send(
+        &self,
+        ask: &Ask<'_>,
+        request_id: &str,
+        key: Option<&str>,
+    ) -> Result<(u16, bool, Value), reqwest::Error> {
+        let urls = &self.world.urls;
+        let host = urls.get(self.host % urls.len().max(1)).map_or("", String::as_str);
+        let url = format!("{host}{}", ask.path());
         let http = &self.world.http;
         let mut request = match ask.method() {
             Method::Get => http.get(url),
@@ -113,7 +164,7 @@ impl Client {
             "" => {}
             key => request = request.bearer_auth(key),
         }
-        if let Some(key) = ask.idempotency {
+        if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
         let response = request.send().await?;
@@ -125,7 +176,7 @@ impl Client {
         Ok((if echoed { status } else { 0 }, replayed, body))
     }
 
-    fn note(&mut self, ask: &Ask<'_>, reply: &Reply) {
+    fn note(&mut self, ask: &Ask<'_>, reply: &Reply, unanswered: Vec<String>, recovered: bool) {
         self.world.count(ask.op, &reply.class);
         if !ask.expect.is_met_by(&reply.class) {
             self.surprise(reply, &ask.expect.text(), reply.class.clone());
@@ -133,6 +184,8 @@ impl Client {
         self.history.records.push(Record {
             agent_id: self.who.agent_id.clone(),
             request_id: reply.request_id.clone(),
+            unanswered,
+            recovered,
             op: ask.op,
             class: reply.class.clone(),
             rows: rows(ask, &reply.class),

@@ -113,6 +113,10 @@ pub(super) struct Record {
     pub(super) agent_id: String,
     /// The request's identifier, as it was sent.
     pub(super) request_id: String,
+    /// Identifiers under which it was sent before, to hosts that did not answer.
+    pub(super) unanswered: Vec<String>,
+    /// The answer is the first one to a request of `unanswered`, which was carried out though nobody heard of it.
+    pub(super) recovered: bool,
     pub(super) op: Op,
     pub(super) class: Class,
     pub(super) rows: Rows,

@@ -7,6 +7,7 @@ mod client;
 mod edits;
 mod forbidden;
 mod history;
+mod hosts;
 mod material;
 mod op;
 mod operator;
@@ -19,14 +20,14 @@ mod setup;
 mod worker;
 mod world;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::error::CliError;
+use super::error::{CliError, EXIT_USAGE};
 use super::output::Output;
 use super::progress::Progress;
 use super::{failure, folders};
@@ -34,11 +35,12 @@ use crate::app::{App, Options};
 use crate::clock::{SharedClock, SystemClock};
 use crate::engine::{Cage, PolicyComponent, default_bundle};
 use crate::http::Served;
-use crate::store::Store;
+use crate::store::{Location, Store};
 use crate::telemetry;
 
 use client::{Client, Who};
 use history::History;
+use hosts::{Disturbance, Disturbed, Hosts};
 use material::Material;
 use operator::{Operator, Suspension};
 use report::{Report, Setting};
@@ -54,7 +56,7 @@ use world::World;
 /// read and never written. At the end the store is checked against what the agents saw; exits with 1 when anything broke.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  portreeve demo\n  portreeve demo --repo ~/src/project --agents 16 --seconds 30 --json"
+    after_help = "Examples:\n  portreeve demo\n  portreeve demo --repo ~/src/project --agents 16 --seconds 30 --json\n  portreeve demo --database postgres://portreeve_app@127.0.0.1/fleet --hosts 3 --kill-every 10"
 )]
 pub(super) struct Demo {
     /// A git repository whose files the agents work on
@@ -72,10 +74,34 @@ pub(super) struct Demo {
     /// Keep the store in this folder, which must be new or empty [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Work on this PostgreSQL database, which must be prepared and never served [env: PORTREEVE_DATABASE_URL]
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// How many hosts serve the database; each is a process of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    hosts: u8,
+    /// Kill a host without notice every so many seconds, and start it again
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    kill_every: Option<u16>,
+    /// Restart a host every so many seconds, one after the other
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    restart_every: Option<u16>,
+}
+
+/// The service that the agents work on.
+struct Stage {
+    urls: Vec<String>,
+    /// The folder with the admin's key.
+    data: PathBuf,
+    /// The service itself, or a look at what the hosts serve.
+    app: Arc<App>,
+    served: Option<Served>,
+    hosts: Option<Arc<Hosts>>,
 }
 
 /// What a run leaves to be checked.
 struct Ran {
+    disturbed: Disturbed,
     history: History,
     suspension: Option<Suspension>,
     world: Arc<World>,
@@ -89,15 +115,14 @@ impl Demo {
         let material = tokio::task::block_in_place(|| Material::read(&self.repo))?;
         let folder = Folder::new(self.keep.as_deref())?;
         let clock: SharedClock = Arc::new(SystemClock::default());
-        let app = self.open(&folder, &clock, output).await?;
-        let component = Arc::clone(&app.gate().policy().active().component);
-        let database = app.gate().store().path().to_owned();
-        let served = setup::start(app).await?;
-        let ran = self.let_loose(&served, material, &clock, output).await;
-        served.stop().await;
+        let stage = self.set(&folder, &clock, output).await?;
+        let component = Arc::clone(&stage.app.gate().policy().active().component);
+        let location = stage.app.gate().store().location().clone();
+        let ran = self.let_loose(&stage, material, &clock, output).await;
+        stage.close().await?;
         let ran = ran?;
         output.note("checking the store and what the agents saw");
-        let report = self.check(ran, &database, clock, &component).await?;
+        let report = self.check(ran, location, clock, &component).await?;
         report.print(output)?;
         if !report.is_ok() {
             return Err(CliError::new(
@@ -111,10 +136,48 @@ impl Demo {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// One host in this process on a store of its own, or several on a database.
+    async fn set(&self, folder: &Folder, clock: &SharedClock, output: &Output) -> Result<Stage, CliError> {
+        let Some(database) = folders::database(self.database.as_deref(), None)? else {
+            if self.hosts > 1 || self.kill_every.is_some() || self.restart_every.is_some() {
+                let next = "name a database that they share: --database postgres://portreeve_app@HOST/NAME";
+                return Err(
+                    CliError::new("several hosts, or one that comes back, need a database", next).with_exit(EXIT_USAGE)
+                );
+            }
+            let app = self.open(folder, clock, output).await?;
+            let served = setup::start(Arc::clone(&app)).await?;
+            return Ok(Stage {
+                urls: vec![served.url()],
+                data: folder.path.clone(),
+                app,
+                served: Some(served),
+                hosts: None,
+            });
+        };
+        setup::unserved(&database, clock).await?;
+        output.note(format_args!("starting {} host(s) on {database}", self.hosts));
+        let hosts = Hosts::start(database.clone(), usize::from(self.hosts), &folder.path).await?;
+        let data = hosts.first_data().await;
+        let options = Options {
+            data: data.clone(),
+            database: Some(database.with_connections(2)),
+            new_admin_key: false,
+            cache: folders::cache(None).ok(),
+            bundle: Vec::new(),
+            cage: Cage::default(),
+            clock: Arc::clone(clock),
+        };
+        let app = App::attach(options, &|_| ()).await.map_err(|error| failure::open(&error, None))?;
+        Ok(Stage { urls: hosts.urls().to_vec(), data, app, served: None, hosts: Some(hosts) })
+    }
+
     async fn open(&self, folder: &Folder, clock: &SharedClock, output: &Output) -> Result<Arc<App>, CliError> {
         let bundle = default_bundle();
         let options = Options {
             data: folder.path.clone(),
+            database: None,
+            new_admin_key: false,
             // Without a home folder the policy is compiled for this run alone.
             cache: folders::cache(None).ok(),
             bundle,
@@ -125,20 +188,25 @@ impl Demo {
         App::open(options, &|stage| progress.show(stage)).await.map_err(|error| failure::open(&error, None))
     }
 
+    fn disturbance(&self) -> Disturbance {
+        let every = |seconds: Option<u16>| seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
+        Disturbance { kill_every: every(self.kill_every), restart_every: every(self.restart_every) }
+    }
+
     /// Everything while the server runs.
     async fn let_loose(
         &self,
-        served: &Served,
+        stage: &Stage,
         mut material: Material,
         clock: &SharedClock,
         output: &Output,
     ) -> Result<Ran, CliError> {
-        let key = std::fs::read_to_string(served.app().admin_key_path()).map_err(|error| {
+        let key = std::fs::read_to_string(stage.data.join("admin.key")).map_err(|error| {
             CliError::new(format!("cannot read the admin's key: {error}"), "look at the data folder")
         })?;
         let key = key.trim().to_owned();
         let http = setup::http_client()?;
-        setup::sort_out(&mut material, &served.app().gate().policy().active().component).await;
+        setup::sort_out(&mut material, &stage.app.gate().policy().active().component).await;
         material.enough()?;
         output.note(format_args!(
             "{} agents on {} of {} files of {} for {} s, server on {}",
@@ -147,20 +215,28 @@ impl Demo {
             material.listed,
             material.root().display(),
             self.seconds,
-            served.url(),
+            stage.urls.join(", "),
         ));
-        let world = Arc::new(World::new(served.url(), http, material, Arc::clone(clock)));
+        let world = Arc::new(World::new(stage.urls.clone(), http, material, Arc::clone(clock)));
         let (admin, operator, agents) = operator::cast(&world, key, usize::from(self.agents), self.seed).await?;
         let started = Instant::now();
         let duration = Duration::from_secs(u64::from(self.seconds));
         let operator = tokio::spawn(operator.run(agents.clone(), duration));
         let workers: Vec<_> =
-            self.workers(&world, &agents, served).into_iter().map(|w| tokio::spawn(w.run())).collect();
+            self.workers(&world, &agents, &stage.app).into_iter().map(|w| tokio::spawn(w.run())).collect();
+        let disturbing = stage
+            .hosts
+            .as_ref()
+            .map(|hosts| tokio::spawn(Arc::clone(hosts).disturb(Arc::clone(&world), self.disturbance(), *output)));
         tokio::select! {
             () = pace::keep(&world, duration, output) => {}
             () = setup::interrupted() => output.note("stopping early; the check follows"),
         }
         world.stop();
+        let disturbed = match disturbing {
+            Some(disturbing) => disturbing.await.map_err(|error| broke(&error))??,
+            None => Disturbed::default(),
+        };
         let mut clients = vec![admin];
         for worker in workers {
             clients.push(worker.await.map_err(|error| broke(&error))?);
@@ -170,11 +246,11 @@ impl Demo {
         clients.extend([client].into_iter().chain(probe));
         let mut history = History::default();
         clients.into_iter().for_each(|client| history.absorb(client.history));
-        Ok(Ran { history, suspension, world, agents, took })
+        Ok(Ran { disturbed, history, suspension, world, agents, took })
     }
 
-    fn workers(&self, world: &Arc<World>, agents: &[Who], served: &Served) -> Vec<Worker> {
-        let active = served.app().gate().policy().active();
+    fn workers(&self, world: &Arc<World>, agents: &[Who], app: &App) -> Vec<Worker> {
+        let active = app.gate().policy().active();
         let profiles = &active.component.manifest().profiles;
         let trust =
             |who: &Who| profiles.iter().find(|info| info.name == who.profile).map_or(0, |info| info.trust_level);
@@ -190,13 +266,13 @@ impl Demo {
     async fn check(
         &self,
         ran: Ran,
-        database: &Path,
+        location: Location,
         clock: SharedClock,
         component: &Arc<PolicyComponent>,
     ) -> Result<Report, CliError> {
-        // The file itself, opened anew, as the next start would find it.
-        let store = Store::open(database, clock).await.map_err(|error| failure::store(&error))?;
-        let Ran { history, suspension, world, agents, took } = ran;
+        // Opened anew, as the next start would find it.
+        let store = Store::open(location, clock).await.map_err(|error| failure::store(&error))?;
+        let Ran { disturbed, history, suspension, world, agents, took } = ran;
         let material = &world.material;
         let suspension = suspension.as_ref();
         let evidence = check::Evidence { view: store.view(), component, history: &history, material, suspension };
@@ -212,8 +288,24 @@ impl Demo {
             seed: self.seed,
             component: component.digest().to_owned(),
             data: self.keep.as_ref().map(|dir| dir.display().to_string()),
+            hosts: usize::from(self.hosts),
+            disturbed,
         };
         Ok(Report::new(setting, took, &history, checked))
+    }
+}
+
+impl Stage {
+    async fn close(self) -> Result<(), CliError> {
+        match (self.served, self.hosts) {
+            (Some(served), _) => served.stop().await,
+            (None, Some(hosts)) => {
+                self.app.close().await;
+                hosts.stop().await?;
+            }
+            (None, None) => {}
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::check::{Checked, Finding, RowCounts};
 use super::history::{Class, History, Record};
+use super::hosts::Disturbed;
 use super::op::Op;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, Tone, tame};
@@ -46,6 +47,10 @@ pub(super) struct Setting {
     pub(super) seed: u64,
     pub(super) component: String,
     pub(super) data: Option<String>,
+    /// Hosts on one database; one serves the embedded store.
+    pub(super) hosts: usize,
+    /// What was done to them meanwhile.
+    pub(super) disturbed: Disturbed,
 }
 
 /// A run, whole.
@@ -166,10 +171,20 @@ impl Report {
     }
 
     fn rows(&self) -> String {
-        let RowCounts { total, decided, of_claims, stale, of_system, undecided, .. } = &self.audit;
-        format!(
+        let RowCounts { total, decided, of_claims, stale, of_system, undecided, unanswered, of_unanswered, .. } =
+            &self.audit;
+        let Setting { hosts, disturbed, .. } = &self.setting;
+        let told = format!(
             "{total} audit rows = {decided} decided requests + {of_claims} further candidates of claims \
-             + {stale} decided anew after facts moved + {of_system} of the service's own work; {undecided} requests needed no decision",
+             + {stale} decided anew after facts moved + {of_system} of the service's own work \
+             + {of_unanswered} of requests that no host answered; {undecided} requests needed no decision",
+        );
+        if *hosts < 2 {
+            return told;
+        }
+        format!(
+            "{told}\n{hosts} hosts, {} killed and {} restarted meanwhile; {unanswered} requests were not answered and sent again",
+            disturbed.killed, disturbed.restarted
         )
     }
 }

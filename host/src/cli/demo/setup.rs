@@ -11,10 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::material::{Material, Source};
 use crate::app::App;
 use crate::cli::error::CliError;
+use crate::cli::failure;
+use crate::clock::SharedClock;
 use crate::command::plain;
 use crate::engine::PolicyComponent;
 use crate::engine::types::{Effect, PolicyPrincipal, PolicyRequest, Target, TaskTarget};
 use crate::http::{Served, serve};
+use crate::store::{Location, Store, postgres};
 
 /// Paths that the guardrails read at once.
 const PATHS_AT_ONCE: usize = 100;
@@ -48,6 +51,21 @@ impl Folder {
             _ => Ok(Self { path: path.to_owned(), _temporary: None }),
         }
     }
+}
+
+/// Refuses a database that was served before: a run is checked against its whole log.
+pub(super) async fn unserved(database: &postgres::Options, clock: &SharedClock) -> Result<(), CliError> {
+    let location = Location::Postgres(database.clone().with_connections(1));
+    let store = Store::open(location, Arc::clone(clock)).await.map_err(|error| failure::store(&error))?;
+    let rows = store.view().audit_rows(0, 1).await;
+    store.close().await;
+    if rows.map_err(|error| failure::store(&error))?.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::new(
+        format!("{database} was served before"),
+        "name a database of the run's own: CREATE DATABASE, then `portreeve migrate`",
+    ))
 }
 
 /// Serves on a free port of this machine.

@@ -15,7 +15,8 @@ const TASKS_MAX: usize = 256;
 /// What the agents of a run share.
 #[derive(Debug)]
 pub(super) struct World {
-    pub(super) url: String,
+    /// Where the service is: one host, or several on one store.
+    pub(super) urls: Vec<String>,
     pub(super) http: reqwest::Client,
     pub(super) material: Material,
     pub(super) clock: SharedClock,
@@ -45,9 +46,9 @@ pub(super) struct Board {
 }
 
 impl World {
-    pub(super) fn new(url: String, http: reqwest::Client, material: Material, clock: SharedClock) -> Self {
+    pub(super) fn new(urls: Vec<String>, http: reqwest::Client, material: Material, clock: SharedClock) -> Self {
         let (counts, stop, board) = (Counts::default(), AtomicBool::new(false), Mutex::default());
-        Self { url, http, material, clock, counts, stop, board }
+        Self { urls, http, material, clock, counts, stop, board }
     }
 
     pub(super) fn stop(&self) {

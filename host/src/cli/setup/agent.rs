@@ -6,7 +6,6 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::entry::Tool;
-use super::has_store;
 use crate::app::{App, Options};
 use crate::cli::body::{fields, items, text};
 use crate::cli::error::CliError;
@@ -47,7 +46,7 @@ pub(super) struct Preparation {
 /// Looks whether store and agent are there; changes nothing.
 pub(super) async fn prepare(agent: &str, tool: Tool, place: &Where, output: &Output) -> Result<Preparation, CliError> {
     let data = folders::data(place.data.clone())?;
-    let (has_store, place) = (has_store(&data), place.clone());
+    let (has_store, place) = (folders::has_store(&data), place.clone());
     let mut prepared =
         Preparation { agent: agent.to_owned(), tool, place, data, has_store, standing: Standing::Missing };
     if has_store {
@@ -134,6 +133,8 @@ impl Preparation {
     async fn make_store(&self, output: &Output) -> Result<(), CliError> {
         let options = Options {
             data: self.data.clone(),
+            database: self.place.database(&self.data)?,
+            new_admin_key: false,
             cache: folders::service_cache(None),
             bundle: default_bundle(),
             cage: Cage::default(),

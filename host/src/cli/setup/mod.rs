@@ -363,10 +363,5 @@ fn settled(path: &Path) -> PathBuf {
     known.map_or_else(|| whole.clone(), |(dir, rest)| if rest.as_os_str().is_empty() { dir } else { dir.join(rest) })
 }
 
-/// Whether a folder holds a store.
-fn has_store(data: &Path) -> bool {
-    data.join("portreeve.db").is_file()
-}
-
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use crate::domain::lock_key::LockKey;
 use crate::engine::types::Target;
 use crate::error::Result;
 use crate::gate::Permit;
+use crate::store::Seen;
 
 /// Business reason: another agent holds the lock.
 pub const LOCKED_BY_OTHER: &str = "locked_by_other";
@@ -333,10 +334,11 @@ impl Action for LockVerify {
 
 impl Query for LockVerify {
     async fn read(&self, at: Lookout<'_>, _permit: &Permit<Self>) -> Result<LockVerified> {
-        let reason = match at.view.lock(&self.lock_key).await? {
+        let Seen { what, now } = at.view.lock(&self.lock_key).await?;
+        let reason = match what {
             None => Some("not_locked"),
             Some(lock) if lock.fencing_token != self.fencing_token => Some("token_superseded"),
-            Some(lock) if !lock.is_live(at.view.now()) => Some("lease_expired"),
+            Some(lock) if !lock.is_live(now) => Some("lease_expired"),
             Some(_) => None,
         };
         Ok(LockVerified { valid: reason.is_none(), reason })
@@ -415,7 +417,8 @@ impl Action for LockStatus {
 
 impl Query for LockStatus {
     async fn read(&self, at: Lookout<'_>, _permit: &Permit<Self>) -> Result<LockState> {
-        let held = at.view.lock(&self.lock_key).await?.filter(|lock| lock.is_live(at.view.now()));
+        let Seen { what, now } = at.view.lock(&self.lock_key).await?;
+        let held = what.filter(|lock| lock.is_live(now));
         Ok(LockState { locked: held.is_some(), file_path: self.lock_key.to_string(), lock: held.map(LockEntry::from) })
     }
 }

@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::authn::Principal;
 use crate::error::Result;
 use crate::gate::{Circumstances, LockSignal};
-use crate::store::Committed;
+use crate::store::{Committed, Seen};
 
 /// How long a waiter goes without looking. It is woken by the commit that frees the lock and at its holder's expiry;
 /// this is for locks that another process on the same store freed, and for a clock that was set.
@@ -58,8 +58,7 @@ async fn wait<'s>(
             () = sleep_until(until) => return Ok(None),
             () = app.stopping() => return Ok(None),
         };
-        let held = app.gate().store().view().lock(&command.lock_key).await?;
-        let now = app.gate().clock().now();
+        let Seen { what: held, now } = app.gate().store().view().lock(&command.lock_key).await?;
         let Some(held) = held.filter(|held| held.is_live(now) && held.agent_id != who.agent_id()) else {
             return Ok(Some(turn));
         };

@@ -21,8 +21,7 @@ use crate::command::plain;
 use crate::engine::types::{Target, Text, TextFormat};
 use crate::error::{Error, Result};
 use crate::gate::Circumstances;
-use crate::store::Committed;
-use crate::store::sqlite::Claims;
+use crate::store::{Claims, Committed};
 
 /// A task that a claimant may take, as it stood when it was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,6 +150,10 @@ const CANDIDATES_MAX: usize = 64;
 /// How long a claim waits for others that decide about the last tasks; one of them may not get its task.
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(5);
 
+/// How long a claim that waits goes without looking. It is woken by commits of this process, and told of those of other
+/// hosts; this is for those that it was not told of.
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
+
 /// Most tasks that are remembered as kept from claimants.
 const KEPT_MAX: usize = 20_000;
 
@@ -218,9 +221,10 @@ pub(crate) async fn claim(
             app.gate().run(who, command.clone(), &look).await?;
             is_waiting = true;
         }
+        let look_again = Instant::now() + LOOK_PERIOD;
         tokio::select! {
             () = woken => {}
-            () = tokio::time::sleep_until(until) => {}
+            () = tokio::time::sleep_until(until.min(look_again)) => {}
             () = app.stopping() => {
                 return app.gate().run(who, command, circumstances).await;
             }

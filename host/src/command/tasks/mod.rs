@@ -19,6 +19,10 @@ pub use submit::{TaskSubmit, TaskSubmitted};
 pub const TASK_NOT_FOUND: &str = "task_not_found";
 /// Business reason: the caller holds no live claim on the task.
 pub const NOT_CLAIMED: &str = "task_not_found_or_not_claimed_by_agent";
+/// Business reason: neither its submitter nor an admin.
+pub const NOT_TASK_SUBMITTER: &str = "not_task_submitter";
+/// Business reason: nothing rewrites a final task.
+pub const TASK_ALREADY_FINAL: &str = "task_already_final";
 /// Business reason: nothing to claim.
 pub const NO_TASKS: &str = "no_tasks_available";
 

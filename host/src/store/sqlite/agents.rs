@@ -208,8 +208,7 @@ impl Apply for AgentSuspend {
 }
 
 impl View {
-    /// Live keys whose lookup hash is this one.
-    pub(crate) async fn keys_by_lookup(&self, lookup: &[u8]) -> Result<Vec<StoredKey>, StoreError> {
+    pub(in crate::store) async fn keys_by_lookup(&self, lookup: &[u8]) -> Result<Vec<StoredKey>, StoreError> {
         let sql = "SELECT k.key_id, k.key_hash, a.agent_id, a.agent_type, a.profile, a.archetype, a.suspended_at,
                        a.facts_version
                    FROM api_keys k JOIN agents a USING (agent_id) WHERE k.lookup = ?1 AND k.revoked_at IS NULL";
@@ -224,26 +223,20 @@ impl View {
         Ok(rows.iter().map(read).collect::<Result<Vec<_>, sqlx::Error>>()?)
     }
 
-    /// The facts of a live key's agent.
-    pub(crate) async fn facts_by_key_id(&self, key_id: &str) -> Result<Option<AgentFacts>, StoreError> {
+    pub(in crate::store) async fn facts_by_key_id(&self, key_id: &str) -> Result<Option<AgentFacts>, StoreError> {
         let sql = "SELECT a.* FROM api_keys k JOIN agents a USING (agent_id)
                    WHERE k.key_id = ?1 AND k.revoked_at IS NULL";
         let row = sqlx::query(sql).bind(key_id).fetch_optional(self.pool()).await?;
         Ok(row.as_ref().map(read_facts).transpose()?)
     }
 
-    /// The facts of an agent.
-    pub(crate) async fn facts_by_agent(&self, agent_id: &str) -> Result<Option<AgentFacts>, StoreError> {
+    pub(in crate::store) async fn facts_by_agent(&self, agent_id: &str) -> Result<Option<AgentFacts>, StoreError> {
         let sql = "SELECT * FROM agents WHERE agent_id = ?1";
         let row = sqlx::query(sql).bind(agent_id).fetch_optional(self.pool()).await?;
         Ok(row.as_ref().map(read_facts).transpose()?)
     }
 
-    /// Agents with their keys, by name; the service's own is not one of them.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn agents(&self, query: &AgentList) -> Result<Page<AgentEntry>, StoreError> {
+    pub(in crate::store) async fn agents(&self, query: &AgentList) -> Result<Page<AgentEntry>, StoreError> {
         let sql = "SELECT * FROM agents WHERE agent_id <> ?1 AND (?2 IS NULL OR agent_id = ?2)
                    ORDER BY agent_id LIMIT ?3";
         let rows = sqlx::query(sql)

@@ -1,6 +1,5 @@
 //! The audit log in SQLite: reading and checking. Writing is the writer's.
 
-use serde_json::Value;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -10,42 +9,8 @@ use crate::command::audit::{AuditEntry, AuditQuery};
 use crate::store::audit::AuditRow;
 use crate::store::{Page, StoreError};
 
-fn json_of(row: &SqliteRow, column: &str) -> Result<Value, sqlx::Error> {
-    let text: String = row.try_get(column)?;
-    serde_json::from_str(&text).map_err(|e| sqlx::Error::Decode(Box::new(e)))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a duration in microseconds is far below 2^53")]
 fn read_entry(row: &SqliteRow) -> Result<AuditEntry, sqlx::Error> {
-    let outcome: String = row.try_get("outcome")?;
-    let duration_us: i64 = row.try_get("duration_us")?;
-    Ok(AuditEntry {
-        id: row.try_get("id")?,
-        seq: row.try_get("seq")?,
-        request_id: row.try_get("request_id")?,
-        agent_id: row.try_get("agent_id")?,
-        agent_type: row.try_get("agent_type")?,
-        profile: row.try_get("profile")?,
-        command: row.try_get("command")?,
-        operation: row.try_get("operation")?,
-        resource: row.try_get("resource")?,
-        parameters: json_of(row, "parameters")?,
-        decision: row.try_get("decision")?,
-        reason: row.try_get("reason")?,
-        detail: row.try_get("detail")?,
-        deciding: json_of(row, "deciding")?,
-        violations: json_of(row, "violations")?,
-        engine: row.try_get("engine")?,
-        component: row.try_get("component")?,
-        epoch: row.try_get("epoch")?,
-        trust_level: row.try_get("trust_level")?,
-        result: json_of(row, "result")?,
-        changes: json_of(row, "changes")?,
-        success: outcome == "ok",
-        outcome,
-        duration_ms: duration_us as f64 / 1000.0,
-        created_at: Time::from_micros(row.try_get("created_at")?),
-    })
+    AuditEntry::of(read_row(row)?).map_err(|e| sqlx::Error::Decode(Box::new(e)))
 }
 
 fn read_row(row: &SqliteRow) -> Result<AuditRow, sqlx::Error> {
@@ -82,11 +47,11 @@ fn read_row(row: &SqliteRow) -> Result<AuditRow, sqlx::Error> {
 }
 
 impl View {
-    /// Rows of the audit log, newest first; only those of `own`, if given.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn audit(&self, query: &AuditQuery, own: Option<&str>) -> Result<Page<AuditEntry>, StoreError> {
+    pub(in crate::store) async fn audit(
+        &self,
+        query: &AuditQuery,
+        own: Option<&str>,
+    ) -> Result<Page<AuditEntry>, StoreError> {
         let sql = "SELECT *, length(parameters) + length(result) + length(violations) + length(changes) AS page_bytes
                    FROM audit_log
                    WHERE (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR agent_id = ?2)
@@ -105,11 +70,11 @@ impl View {
         page(rows, query.limit, read_entry).await
     }
 
-    /// Up to `limit` rows after position `after`, oldest first, each with the leaf hash that is stored beside it.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn audit_rows(&self, after: i64, limit: i64) -> Result<Vec<(AuditRow, Vec<u8>)>, StoreError> {
+    pub(in crate::store) async fn audit_rows(
+        &self,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<(AuditRow, Vec<u8>)>, StoreError> {
         let sql = "SELECT * FROM audit_log WHERE seq > ?1 ORDER BY seq LIMIT ?2";
         let rows = sqlx::query(sql).bind(after).bind(limit).fetch_all(self.lists()).await?;
         let read = |row: &SqliteRow| Ok((read_row(row)?, row.try_get("leaf_hash")?));

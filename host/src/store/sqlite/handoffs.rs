@@ -54,11 +54,7 @@ impl Apply for HandoffWrite {
 }
 
 impl View {
-    /// Handoffs, newest first.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn handoffs(&self, query: &HandoffRead) -> Result<Page<HandoffEntry>, StoreError> {
+    pub(in crate::store) async fn handoffs(&self, query: &HandoffRead) -> Result<Page<HandoffEntry>, StoreError> {
         let sql = "SELECT *, length(summary) + length(completed_work) + length(in_progress) + length(decisions)
                        + length(next_steps) + length(relevant_files) AS page_bytes
                    FROM handoffs WHERE ?1 IS NULL OR agent_id = ?1 ORDER BY write_order DESC LIMIT ?2";

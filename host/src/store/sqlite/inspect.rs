@@ -6,40 +6,10 @@ use sqlx::sqlite::SqliteRow;
 use super::view::View;
 use crate::clock::Time;
 use crate::domain::task::Status;
-use crate::store::StoreError;
-
-/// A row of the locks, live or not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredLock {
-    /// What is locked.
-    pub lock_key: String,
-    /// Its holder.
-    pub agent_id: String,
-    /// The holder's token.
-    pub fencing_token: i64,
-    /// When it frees itself.
-    pub expires_at: Time,
-}
-
-/// A task, as far as its progress goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredTask {
-    /// Identifies it.
-    pub task_id: String,
-    /// Where it stands.
-    pub status: Status,
-    /// Attempts that ended.
-    pub attempt_count: i64,
-    /// Who works on it, or did.
-    pub claimed_by: Option<String>,
-}
+use crate::store::{StoreError, StoredLock, StoredTask};
 
 impl View {
-    /// What is wrong with the database file, in SQLite's words; empty when nothing is.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn problems(&self) -> Result<Vec<String>, StoreError> {
+    pub(in crate::store) async fn problems(&self) -> Result<Vec<String>, StoreError> {
         let integrity: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check(20)").fetch_all(self.pool()).await?;
         let dangling = sqlx::query("PRAGMA foreign_key_check").fetch_all(self.pool()).await?;
         let told = integrity.into_iter().filter(|line| line != "ok");
@@ -49,11 +19,7 @@ impl View {
         Ok(told.map(Ok).chain(dangling).collect::<Result<_, sqlx::Error>>()?)
     }
 
-    /// All locks, by key.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn stored_locks(&self) -> Result<Vec<StoredLock>, StoreError> {
+    pub(in crate::store) async fn stored_locks(&self) -> Result<Vec<StoredLock>, StoreError> {
         let sql = "SELECT lock_key, agent_id, fencing_token, expires_at FROM file_locks ORDER BY lock_key";
         let rows = sqlx::query(sql).fetch_all(self.pool()).await?;
         let read = |row: &SqliteRow| {
@@ -67,11 +33,7 @@ impl View {
         Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
     }
 
-    /// The last fencing token of every key that was ever locked, by key.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn stored_fences(&self) -> Result<Vec<(String, i64)>, StoreError> {
+    pub(in crate::store) async fn stored_fences(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let rows = sqlx::query("SELECT lock_key, last_token FROM lock_fences ORDER BY lock_key")
             .fetch_all(self.pool())
             .await?;
@@ -79,11 +41,7 @@ impl View {
         Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
     }
 
-    /// All tasks, by identifier.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn stored_tasks(&self) -> Result<Vec<StoredTask>, StoreError> {
+    pub(in crate::store) async fn stored_tasks(&self) -> Result<Vec<StoredTask>, StoreError> {
         let sql = "SELECT task_id, status, attempt_count, claimed_by FROM work_queue ORDER BY task_id";
         let rows = sqlx::query(sql).fetch_all(self.pool()).await?;
         let read = |row: &SqliteRow| {
@@ -99,22 +57,14 @@ impl View {
         Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
     }
 
-    /// Agents with the version of their facts, by name.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn stored_facts(&self) -> Result<Vec<(String, i64)>, StoreError> {
+    pub(in crate::store) async fn stored_facts(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let rows =
             sqlx::query("SELECT agent_id, facts_version FROM agents ORDER BY agent_id").fetch_all(self.pool()).await?;
         let read = |row: &SqliteRow| Ok((row.try_get("agent_id")?, row.try_get("facts_version")?));
         Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
     }
 
-    /// How many guardrail violations are recorded.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn violations_count(&self) -> Result<i64, StoreError> {
+    pub(in crate::store) async fn violations_count(&self) -> Result<i64, StoreError> {
         Ok(sqlx::query_scalar("SELECT count(*) FROM guardrail_violations").fetch_one(self.pool()).await?)
     }
 }

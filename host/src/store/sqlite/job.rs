@@ -57,10 +57,11 @@ impl<C: Apply> Job for CommitJob<C> {
     }
 }
 
-/// A refusal without effect.
+/// A refusal without effect; like a write, only while facts and epoch stand.
 pub(super) struct RefusalJob {
     pub(super) refusal: Refusal,
     pub(super) reply: Reply<()>,
+    pub(super) outcome: Option<Result<(), CommitError>>,
 }
 
 impl Job for RefusalJob {
@@ -68,13 +69,19 @@ impl Job for RefusalJob {
         Box::pin(async move {
             savepoint(batch).await?;
             let evidence = self.refusal.evidence();
-            write_audit(batch, evidence, Outcome::Denied, &Value::Null, &[]).await?;
+            // Nobody is refused for what they were before.
+            self.outcome = Some(match check_still_decided(batch, evidence, None).await {
+                Ok(()) => Ok(write_audit(batch, evidence, Outcome::Denied, &Value::Null, &[]).await?),
+                Err(rejected) => Err(reject(batch, evidence, rejected).await?),
+            });
             release(batch).await
         })
     }
 
     fn settle(self: Box<Self>, committed: Result<(), StoreError>) {
-        drop(self.reply.send(committed.map_err(CommitError::from)));
+        let Self { outcome, reply, .. } = *self;
+        let outcome = outcome.unwrap_or(Err(CommitError::Store(StoreError::Closed)));
+        drop(reply.send(committed.map_err(CommitError::from).and(outcome)));
     }
 }
 
@@ -232,7 +239,7 @@ async fn reject(batch: &mut Batch<'_>, evidence: &Evidence, rejected: Rejected) 
                 network_rule: None,
             };
             let result = json!({"reason": denial.reason, "detail": denial.detail});
-            (Outcome::Denied, result, CommitError::Limit(denial))
+            (Outcome::Denied, result, CommitError::Limit(Box::new(denial)))
         }
         Rejected::Sql(error) => {
             tracing::error!(error = %error, command = evidence.command, "a mutation failed and was rolled back");

@@ -14,7 +14,7 @@ use crate::domain::lock::{self, Acquired, Claimant, Lock};
 use crate::domain::lock_key::LockKey;
 use crate::error::Error;
 use crate::gate::Permit;
-use crate::store::{Page, StoreError};
+use crate::store::{Page, Seen, StoreError};
 
 pub(super) fn read_lock(row: &SqliteRow) -> Result<Lock, sqlx::Error> {
     let key: String = row.try_get("lock_key")?;
@@ -199,23 +199,15 @@ impl Apply for LockForceRelease {
 }
 
 impl View {
-    /// The lock of a key as it is stored, live or not.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn lock(&self, key: &LockKey) -> Result<Option<Lock>, StoreError> {
+    pub(in crate::store) async fn lock(&self, key: &LockKey) -> Result<Seen<Option<Lock>>, StoreError> {
         let row = sqlx::query("SELECT * FROM file_locks WHERE lock_key = ?1")
             .bind(key.as_str())
             .fetch_optional(self.pool())
             .await?;
-        Ok(row.as_ref().map(read_lock).transpose()?)
+        Ok(Seen { what: row.as_ref().map(read_lock).transpose()?, now: self.now() })
     }
 
-    /// Live locks, by key.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn locks(&self, query: &LockList) -> Result<Page<Lock>, StoreError> {
+    pub(in crate::store) async fn locks(&self, query: &LockList) -> Result<Page<Lock>, StoreError> {
         let sql = "SELECT * FROM file_locks
                    WHERE expires_at > ?1 AND (?2 IS NULL OR agent_id = ?2)
                      AND (?3 IS NULL OR substr(lock_key, 1, length(?3)) = ?3)

@@ -9,7 +9,7 @@ use super::columns::{json_of, texts};
 use super::tx::{Apply, Rejected, Tx};
 use super::view::{View, page};
 use crate::clock::Time;
-use crate::command::memories::{MemoryEntry, MemoryQuery, MemoryStore, MemoryStored, too_much};
+use crate::command::memories::{MemoryEntry, MemoryQuery, MemoryStore, MemoryStored, Words, too_much};
 use crate::domain::memory::{Content, DUPLICATE_MINUTES, ranks_at, ranks_since, relevance};
 use crate::gate::Permit;
 use crate::store::{Page, StoreError};
@@ -172,12 +172,14 @@ const FOUND: &str = "
     SELECT m.*, length(summary) + length(lessons) + length(tags) + coalesce(length(details), 0) AS page_bytes
     FROM best JOIN memories m USING (entry) ORDER BY place, ranks_at DESC, entry DESC";
 
+/// Each word as a string of the index's query language, so that nothing in it is an operator.
+fn quoted(words: &Words) -> String {
+    let quoted = words.as_slice().iter().map(|word| format!("\"{}\"", word.replace('"', "\"\"")));
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
 impl View {
-    /// Memories, the most relevant first; of a search for words, those where the words weigh most, as they fade.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn memories(&self, query: &MemoryQuery) -> Result<Page<MemoryEntry>, StoreError> {
+    pub(in crate::store) async fn memories(&self, query: &MemoryQuery) -> Result<Page<MemoryEntry>, StoreError> {
         let now = self.now();
         let sql = match (&query.words, &query.agent_id) {
             (None, Some(_)) => newest!("agent_id = ?1"),
@@ -191,9 +193,21 @@ impl View {
             .bind(&query.tags)
             .bind(query.limit.saturating_add(1));
         let rows = match &query.words {
-            Some(words) => rows.bind(words).bind(now.as_micros()),
+            Some(words) => rows.bind(quoted(words)).bind(now.as_micros()),
             None => rows,
         };
         page(rows.fetch(self.lists()), query.limit, |row| read_memory(row, now)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::memories::words_of;
+
+    #[test]
+    fn what_looks_like_an_operator_is_a_word() {
+        let words = words_of("a  OR -b* \"c\" --").unwrap();
+        assert_eq!(quoted(&words), r#""a" "OR" "-b*" """c""""#);
     }
 }

@@ -25,6 +25,7 @@ const MIGRATIONS: &[Migration] = &[
         name: "sessions_and_memories",
         sql: include_str!("../../../../migrations/sqlite/0002_sessions_and_memories.sql"),
     },
+    Migration { version: 3, name: "gate", sql: include_str!("../../../../migrations/sqlite/0003_gate.sql") },
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

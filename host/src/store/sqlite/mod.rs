@@ -18,7 +18,7 @@ mod tx;
 mod view;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,9 +33,6 @@ use crate::gate::{Permit, Refusal};
 use crate::store::audit::Outcome;
 use crate::store::{CommitError, Committed, IdempotencyKey, StoreError};
 
-pub use inspect::{StoredLock, StoredTask};
-pub use policy::Activation;
-pub use tasks::Claims;
 pub use tx::{Apply, Rejected, Tx};
 pub use view::View;
 
@@ -58,15 +55,10 @@ pub struct Store {
     jobs: mpsc::Sender<Box<dyn Job>>,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
     stop: Arc<Notify>,
-    path: PathBuf,
 }
 
 impl Store {
-    /// Opens the database at `path`; makes it when there is none, migrates an older one.
-    ///
-    /// # Errors
-    /// When the file cannot be opened, is damaged, is another program's, or is newer than this program.
-    pub async fn open(path: &Path, clock: SharedClock) -> Result<Self, StoreError> {
+    pub(in crate::store) async fn open(path: &Path, clock: SharedClock) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -96,27 +88,15 @@ impl Store {
         let stop = Arc::new(Notify::new());
         let writer = tokio::spawn(writer::write(conn, Arc::clone(&clock), waiting, Arc::clone(&stop)));
         let view = View::new(pool, lists, clock);
-        Ok(Self { view, jobs, writer: Arc::new(Mutex::new(Some(writer))), stop, path: path.to_owned() })
+        Ok(Self { view, jobs, writer: Arc::new(Mutex::new(Some(writer))), stop })
     }
 
-    /// The store without its write methods.
     #[must_use]
-    pub const fn view(&self) -> &View {
+    pub(in crate::store) const fn view(&self) -> &View {
         &self.view
     }
 
-    /// The database file.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Makes a permitted change: state, violations and audit row in one transaction, or none of them.
-    ///
-    /// # Errors
-    /// When facts or policy moved since the decision, the state stands against the
-    /// input, an obligation stands against it, or the database failed.
-    pub async fn commit<C: Apply>(
+    pub(in crate::store) async fn commit<C: Apply>(
         &self,
         permit: Permit<C>,
         command: C,
@@ -128,22 +108,13 @@ impl Store {
         answer.await.unwrap_or(Err(CommitError::Store(StoreError::Closed)))
     }
 
-    /// Records a decision that was not an allowance.
-    ///
-    /// # Errors
-    /// When the database failed; then nobody may be told that it was recorded.
-    pub async fn record(&self, refusal: Refusal) -> Result<(), CommitError> {
+    pub(in crate::store) async fn record(&self, refusal: Refusal) -> Result<(), CommitError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Box::new(RefusalJob { refusal, reply })).await?;
+        self.send(Box::new(RefusalJob { refusal, reply, outcome: None })).await?;
         answer.await.unwrap_or(Err(CommitError::Store(StoreError::Closed)))
     }
 
-    /// Records what was allowed and then changed nothing: a question and how its answer ended, or a command whose input
-    /// turned out bad.
-    ///
-    /// # Errors
-    /// As [`Self::commit`]; then the answer must not be given.
-    pub async fn answered<Q: Send + 'static>(
+    pub(in crate::store) async fn answered<Q: Send + 'static>(
         &self,
         permit: Permit<Q>,
         ended: Outcome,
@@ -154,17 +125,12 @@ impl Store {
         answer.await.unwrap_or(Err(CommitError::Store(StoreError::Closed)))
     }
 
-    /// Whether the database answers.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub async fn ping(&self) -> Result<(), StoreError> {
+    pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
         let one: i64 = sqlx::query_scalar("SELECT count(*) FROM schema_migrations").fetch_one(self.view.pool()).await?;
         if one > 0 && !self.jobs.is_closed() { Ok(()) } else { Err(StoreError::Closed) }
     }
 
-    /// Finishes what waits for the writer and closes the database.
-    pub async fn close(&self) {
+    pub(in crate::store) async fn close(&self) {
         self.stop.notify_one();
         let running = self.writer.lock().await.take();
         if let Some(running) = running

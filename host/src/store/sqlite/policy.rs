@@ -6,21 +6,12 @@ use super::tx::{Apply, Rejected, Tx};
 use super::view::View;
 use crate::command::policy::{ComponentActivate, ComponentActivated};
 use crate::gate::Permit;
-use crate::store::StoreError;
-
-/// What decides now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Activation {
-    /// Counts activations, from 1.
-    pub epoch: i64,
-    /// Digest of the component.
-    pub digest: String,
-}
+use crate::store::{Activation, StoreError};
 
 impl Apply for ComponentActivate {
     async fn apply(self, tx: &mut Tx<'_>, permit: &Permit<Self>) -> Result<ComponentActivated, Rejected> {
         let by = permit.who().agent_id();
-        sqlx::query(
+        let stored = sqlx::query(
             "INSERT INTO components (digest, bytes, manifest, stored_at, stored_by) VALUES (?, ?, ?, ?, ?)
              ON CONFLICT (digest) DO NOTHING",
         )
@@ -31,6 +22,9 @@ impl Apply for ComponentActivate {
         .bind(by)
         .execute(&mut *tx.conn)
         .await?;
+        if stored.rows_affected() > 0 {
+            tx.changed("components", self.digest.as_str(), "stored");
+        }
         let epoch: i64 = sqlx::query_scalar(
             "INSERT INTO activations (epoch, digest, activated_at, activated_by)
              VALUES ((SELECT coalesce(max(epoch), 0) + 1 FROM activations), ?, ?, ?) RETURNING epoch",
@@ -46,8 +40,7 @@ impl Apply for ComponentActivate {
 }
 
 impl View {
-    /// What decides now; none in a new store.
-    pub(crate) async fn activation(&self) -> Result<Option<Activation>, StoreError> {
+    pub(in crate::store) async fn activation(&self) -> Result<Option<Activation>, StoreError> {
         let sql = "SELECT epoch, digest FROM activations ORDER BY epoch DESC LIMIT 1";
         let row = sqlx::query(sql).fetch_optional(self.pool()).await?;
         let read = |row: sqlx::sqlite::SqliteRow| {
@@ -56,8 +49,7 @@ impl View {
         row.map(read).transpose().map_err(|e: sqlx::Error| e.into())
     }
 
-    /// The bytes of a stored component.
-    pub(crate) async fn component_bytes(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(in crate::store) async fn component_bytes(&self, digest: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let sql = "SELECT bytes FROM components WHERE digest = ?1";
         Ok(sqlx::query_scalar(sql).bind(digest).fetch_optional(self.pool()).await?)
     }

@@ -187,11 +187,7 @@ impl Apply for StatusReport {
 }
 
 impl View {
-    /// Sessions, the one last heard of first.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn sessions(&self, query: &SessionList) -> Result<Page<SessionEntry>, StoreError> {
+    pub(in crate::store) async fn sessions(&self, query: &SessionList) -> Result<Page<SessionEntry>, StoreError> {
         let sql = "SELECT s.*, t.phase, t.message, t.needs_human,
                        length(s.capabilities) + coalesce(length(s.current_task), 0) + coalesce(length(t.message), 0)
                            AS page_bytes

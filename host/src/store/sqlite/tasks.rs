@@ -9,13 +9,13 @@ use super::tx::{Apply, Rejected, Tx};
 use super::view::{View, page};
 use crate::clock::Time;
 use crate::command::tasks::{
-    Candidate, NO_TASKS, NOT_CLAIMED, TASK_NOT_FOUND, TaskBeat, TaskCancel, TaskClaim, TaskClaimed, TaskComplete,
-    TaskEnded, TaskEntry, TaskExpire, TaskHeartbeat, TaskList, TaskSubmit, TaskSubmitted, TasksExpired,
-    unknown_dependency,
+    Candidate, NO_TASKS, NOT_CLAIMED, NOT_TASK_SUBMITTER, TASK_ALREADY_FINAL, TASK_NOT_FOUND, TaskBeat, TaskCancel,
+    TaskClaim, TaskClaimed, TaskComplete, TaskEnded, TaskEntry, TaskExpire, TaskHeartbeat, TaskList, TaskSubmit,
+    TaskSubmitted, TasksExpired, unknown_dependency,
 };
 use crate::domain::task::{INDEPENDENT_TYPES, Next, Progress, Status, failure};
 use crate::gate::Permit;
-use crate::store::{Page, StoreError};
+use crate::store::{Claims, Page, StoreError};
 
 /// Most tasks that one expiry changes; the next one takes the rest.
 const EXPIRE_MAX: i64 = 500;
@@ -325,10 +325,10 @@ impl Apply for TaskCancel {
             .await?;
         let Some(submitter) = submitter else { return Ok(TaskEnded::refused(&self.task_id, TASK_NOT_FOUND)) };
         if submitter != permit.who().agent_id() && permit.trust_level() < ADMIN_TRUST {
-            return Ok(TaskEnded::refused(&self.task_id, "not_task_submitter"));
+            return Ok(TaskEnded::refused(&self.task_id, NOT_TASK_SUBMITTER));
         }
         let Some(task) = tx.task_progress(&self.task_id).await?.filter(|task| !task.status.is_final()) else {
-            return Ok(TaskEnded::refused(&self.task_id, "task_already_final"));
+            return Ok(TaskEnded::refused(&self.task_id, TASK_ALREADY_FINAL));
         };
         let spent = i64::from(task.status == Status::Claimed);
         let attempt_count = task.attempt_count.saturating_add(spent).min(task.max_attempts);
@@ -366,27 +366,8 @@ impl Apply for TaskExpire {
     }
 }
 
-/// Whose claim it is and what they may see.
-#[derive(Debug, Clone)]
-pub struct Claims<'a> {
-    /// The claimant.
-    pub agent_id: &'a str,
-    /// Its registered archetype.
-    pub archetype: Option<&'a str>,
-    /// Its trust.
-    pub trust_level: i64,
-    /// Types to look for; empty for any.
-    pub task_types: &'a [String],
-    /// Tasks to pass over.
-    pub passed_over: &'a [String],
-}
-
 impl View {
-    /// The next task in order of priority, then age, that the claimant may take.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn task_candidate(&self, claims: &Claims<'_>) -> Result<Option<Candidate>, StoreError> {
+    pub(in crate::store) async fn task_candidate(&self, claims: &Claims<'_>) -> Result<Option<Candidate>, StoreError> {
         let sql = "SELECT task_id, task_type, description, input_data, priority FROM work_queue
                    WHERE status = 'pending' AND open_dependencies = 0
                      AND (deadline IS NULL OR deadline > ?1)
@@ -420,11 +401,7 @@ impl View {
         row.map(read).transpose().map_err(|e: sqlx::Error| e.into())
     }
 
-    /// Whether time has something to do.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn tasks_lapsed(&self) -> Result<bool, StoreError> {
+    pub(in crate::store) async fn tasks_lapsed(&self) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM work_queue WHERE status = 'claimed' AND lease_expires_at <= ?1)
                        OR EXISTS (SELECT 1 FROM work_queue WHERE status IN ('pending', 'claimed') AND deadline <= ?1)
                        OR EXISTS (SELECT 1 FROM idempotency_keys WHERE created_at <= ?2)";
@@ -432,11 +409,7 @@ impl View {
         Ok(sqlx::query_scalar(sql).bind(self.now().as_micros()).bind(day).fetch_one(self.pool()).await?)
     }
 
-    /// A task, whole.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn task(&self, task_id: &str) -> Result<Option<TaskEntry>, StoreError> {
+    pub(in crate::store) async fn task(&self, task_id: &str) -> Result<Option<TaskEntry>, StoreError> {
         let sql = "SELECT q.*, (SELECT json_group_array(depends_on) FROM work_dependencies d
                                 WHERE d.task_id = q.task_id) AS depends_on
                    FROM work_queue q WHERE task_id = ?1";
@@ -444,11 +417,7 @@ impl View {
         Ok(row.as_ref().map(read_task).transpose()?)
     }
 
-    /// Tasks, newest first.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn tasks(&self, query: &TaskList) -> Result<Page<TaskEntry>, StoreError> {
+    pub(in crate::store) async fn tasks(&self, query: &TaskList) -> Result<Page<TaskEntry>, StoreError> {
         let sql = "SELECT q.*, (SELECT json_group_array(depends_on) FROM work_dependencies d
                                 WHERE d.task_id = q.task_id) AS depends_on,
                        length(description) + coalesce(length(input_data), 0) + coalesce(length(result), 0) AS page_bytes

@@ -59,8 +59,7 @@ pub(super) async fn page<T>(
 }
 
 impl View {
-    /// Whether the agent used this idempotency key before. The writer decides; this only saves needless work.
-    pub(crate) async fn is_repeat(&self, agent_id: &str, key: &str) -> Result<bool, StoreError> {
+    pub(in crate::store) async fn is_repeat(&self, agent_id: &str, key: &str) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM idempotency_keys WHERE agent_id = ?1 AND key = ?2 AND created_at > ?3)";
         let since = self.now().plus_minutes(-24 * 60).as_micros();
         Ok(sqlx::query_scalar(sql).bind(agent_id).bind(key).bind(since).fetch_one(&self.pool).await?)

@@ -1,7 +1,8 @@
 //! What every test stands on: a real service, real HTTP, and a look at the database file.
 //!
 //! - [`Server`] is the service inside this process: the real component, a real
-//!   SQLite file in a folder of its own, and a clock that the test holds. Each
+//!   store of its own, and a clock that the test holds. The store is a SQLite file, or
+//!   with `PORTREEVE_TEST_STORE=postgres` a database of a real server ([`postgres`]). Each
 //!   test has its own; the first one makes a store, the others start from a copy
 //!   of it, and all share one cache of compiled components.
 //! - [`Client`] speaks HTTP/1.1 over a socket, so that a test decides every byte
@@ -18,6 +19,7 @@
 pub(crate) mod cli;
 pub(crate) mod http;
 pub(crate) mod mcp;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod state;
 
@@ -25,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use portreeve::app::{App, OpenError, Options};
-use portreeve::clock::{ManualClock, SharedClock, SystemClock, Time};
+use portreeve::clock::{Clock, ManualClock, SharedClock, SystemClock, Time};
 use portreeve::engine::{Cage, default_bundle};
 use portreeve::http::{Served, serve};
 use serde_json::{Value, json};
@@ -66,11 +68,13 @@ pub(crate) struct Setup {
     pub(crate) clock: SharedClock,
     /// Start from the shared store; else from an empty folder.
     pub(crate) template: bool,
+    /// The test holds the time.
+    pub(crate) held: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { cage: Cage::default(), clock: Arc::new(SystemClock::default()), template: true }
+        Self { cage: Cage::default(), clock: Arc::new(SystemClock::default()), template: true, held: false }
     }
 }
 
@@ -87,17 +91,27 @@ impl Server {
     /// A service whose time the test holds.
     pub(crate) async fn start() -> Self {
         let clock = manual_clock();
-        let setup = Setup { clock: Arc::clone(&clock) as SharedClock, ..Setup::default() };
+        let setup = Setup { clock: Arc::clone(&clock) as SharedClock, held: true, ..Setup::default() };
         Self { clock, ..Self::start_with(setup).await }
     }
 
     /// A service whose time is the machine's.
     pub(crate) async fn start_with(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        if setup.template {
-            copy_template(dir.path()).await;
+        match (setup.template, postgres::is_chosen(), setup.held) {
+            (true, true, true) => drop(postgres::clone(dir.path(), postgres::Kind::Held).await),
+            (true, ..) => copy_template(dir.path()).await,
+            (false, ..) => {}
         }
         Self::open(dir, setup, manual_clock()).await
+    }
+
+    /// A service on PostgreSQL, whichever backend the tests run on, whose time the test holds.
+    pub(crate) async fn on_postgres() -> Self {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), manual_clock());
+        postgres::clone(dir.path(), postgres::Kind::Held).await;
+        let setup = Setup { clock: Arc::clone(&clock) as SharedClock, held: true, ..Setup::default() };
+        Self::open(dir, setup, clock).await
     }
 
     /// A service on the folder of one that was stopped.
@@ -167,6 +181,14 @@ impl Server {
     pub(crate) fn now(&self) -> Time {
         self.app().gate().clock().now()
     }
+
+    /// Moves the time that the test holds; negative moves it back.
+    pub(crate) async fn advance(&self, seconds: i64) {
+        self.clock.advance_seconds(seconds);
+        if let Some(database) = postgres::known(self.data()) {
+            postgres::set_clock(&database, self.clock.now()).await;
+        }
+    }
 }
 
 fn manual_clock() -> Arc<ManualClock> {
@@ -175,8 +197,17 @@ fn manual_clock() -> Arc<ManualClock> {
 
 /// Opens a service on a folder, or says why not.
 pub(crate) async fn open_app(data: &Path, setup: &Setup) -> Result<Arc<App>, OpenError> {
+    let database = if postgres::is_for(data) {
+        let url = postgres::service_url(&postgres::of(data).await);
+        // Some tests open many services at once, on one server.
+        Some(portreeve::store::postgres::Options::parse(&url).unwrap().with_connections(6))
+    } else {
+        None
+    };
     let options = Options {
         data: data.to_owned(),
+        database,
+        new_admin_key: false,
         cache: Some(cache_dir()),
         bundle: default_bundle(),
         cage: setup.cage.clone(),
@@ -187,6 +218,10 @@ pub(crate) async fn open_app(data: &Path, setup: &Setup) -> Result<Arc<App>, Ope
 
 /// Fills a folder with a store that was opened once before.
 pub(crate) async fn copy_template(dir: &Path) {
+    if postgres::is_chosen() {
+        postgres::clone(dir, postgres::Kind::Served).await;
+        return;
+    }
     for (name, bytes) in TEMPLATE.get_or_init(make_template).await {
         std::fs::write(dir.join(name), bytes).unwrap();
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Client, cache_dir, type_of};
+use super::{Client, cache_dir, postgres, type_of};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -57,7 +57,13 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts the server on a folder, and returns when it accepts connections.
-    pub(crate) fn start(data: &Path) -> Self {
+    pub(crate) async fn start(data: &Path) -> Self {
+        let database =
+            if postgres::is_for(data) { Some(postgres::service_url(&postgres::of(data).await)) } else { None };
+        Self::start_on(data, database)
+    }
+
+    fn start_on(data: &Path, database: Option<String>) -> Self {
         let ready = data.join("ready.json");
         drop(std::fs::remove_file(&ready));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("stderr.log")).unwrap();
@@ -69,6 +75,8 @@ impl Process {
             .arg("--cache")
             .arg(cache_dir())
             .env_remove("PORTREEVE_API_KEY")
+            .env_remove("PORTREEVE_DATABASE_URL")
+            .envs(database.map(|url| ("PORTREEVE_DATABASE_URL", url)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::log::{Entry, time};
 use super::{Invariant, Ledger};
 use crate::clock::Time;
-use crate::store::sqlite::StoredLock;
+use crate::store::StoredLock;
 
 /// A lock, as the log tells.
 #[derive(Debug, Clone)]

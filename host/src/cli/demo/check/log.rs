@@ -79,6 +79,11 @@ impl<'a> Entry<'a> {
         self.row.outcome == outcome
     }
 
+    /// Facts or policy had moved, so that it was decided once more.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is("failed") && self.result.get("error").and_then(Value::as_str) == Some("stale_decision")
+    }
+
     pub(super) fn text(&self, field: &str) -> Option<&str> {
         self.parameters.get(field).and_then(Value::as_str)
     }
@@ -141,7 +146,7 @@ impl Log {
         self.tasks.step(&entry, ledger);
         let found: Value = serde_json::from_str(&row.violations).unwrap_or_default();
         self.violations += found.as_array().map_or(0, |found| i64::try_from(found.len()).unwrap_or(0));
-        let stale = entry.result.get("error").and_then(Value::as_str) == Some("stale_decision");
+        let stale = entry.is_stale();
         let told = entry.result.get("reason").and_then(Value::as_str).unwrap_or_default().to_owned();
         self.by_request.entry(row.request_id.clone()).or_default().push(Line {
             seq: row.seq,
@@ -160,7 +165,7 @@ impl Log {
         if !entry.is("ok") {
             ledger.check(Invariant::Deny, quiet, || entry.said());
         }
-        let fits = row.decision == "allow" || entry.is("denied");
+        let fits = row.decision == "allow" || entry.is("denied") || entry.is_stale();
         ledger.check(Invariant::Deny, fits, || format!("{}, though the decision was {}", entry.said(), row.decision));
         let own = |change: &Changed| tables_of(&row.command).contains(&change.table.as_str());
         ledger.check(Invariant::Gate, entry.changes.iter().all(own), || {

@@ -8,7 +8,7 @@ use super::log::{Entry, time};
 use super::{Invariant, Ledger};
 use crate::clock::Time;
 use crate::domain::task::INDEPENDENT_TYPES;
-use crate::store::sqlite::StoredTask;
+use crate::store::StoredTask;
 
 /// The least trust that may withdraw another's task.
 const ADMIN_TRUST: i64 = 3;

@@ -172,7 +172,8 @@ fn a_missing_row_a_second_one_and_another_answer_are_found() {
         }
         let (agent_id, request_id) = ("x".to_owned(), "r".to_owned());
         let (op, rows) = (Op::LockAcquire, Rows::One);
-        let record = Record { agent_id, request_id, op, class, rows, sent: now, answered: now };
+        let (unanswered, recovered) = (Vec::new(), false);
+        let record = Record { agent_id, request_id, unanswered, recovered, op, class, rows, sent: now, answered: now };
         let history = History { records: vec![record], ..History::default() };
         let mut ledger = Ledger::new();
         requests::check(&log, &history, &mut ledger);

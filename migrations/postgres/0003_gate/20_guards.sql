@@ -1,0 +1,236 @@
+-- What every state table insists on, whoever writes to it: a change is announced by an allow decision of the same
+-- transaction, and the table's own rules hold. Triggers ask neither roles nor functions, so this holds for the owner of
+-- the tables and for a superuser as well, until one of them drops the guard.
+
+-- Raises unless the audit row of this transaction's decision announces that this key changes.
+CREATE FUNCTION check_decided(tab text, key text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    -- The setting only says where to look. What counts is a row that this very transaction wrote.
+    PERFORM 1 FROM audit_log l
+    WHERE l.workspace = current_workspace() AND l.id = nullif(current_setting('portreeve.decision', true), '')::uuid
+      AND l.xact = pg_current_xact_id() AND l.decision = 'allow' AND l.outcome = 'ok'
+      AND l.changes @> jsonb_build_array(jsonb_build_object('table', tab, 'key', key));
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no allow decision of this transaction announces that `%` of % changes', key, tab
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+END $$;
+
+CREATE FUNCTION guard_agents() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        RAISE EXCEPTION 'an agent is suspended, never deleted' USING ERRCODE = 'insufficient_privilege';
+    ELSIF TG_OP = 'UPDATE' AND (NEW.workspace, NEW.agent_id, NEW.agent_type) IS DISTINCT FROM (OLD.workspace, OLD.agent_id, OLD.agent_type) THEN
+        RAISE EXCEPTION 'an agent keeps its name and its type' USING ERRCODE = 'insufficient_privilege';
+    ELSIF TG_OP = 'UPDATE' AND NEW.facts_version <> OLD.facts_version + 1 THEN
+        RAISE EXCEPTION 'every change of an agent moves its facts version' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM check_decided('agents', NEW.agent_id);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_api_keys() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (OLD.revoked_at IS NOT NULL OR NEW.revoked_at IS NULL
+        OR (NEW.workspace, NEW.key_id, NEW.agent_id, NEW.lookup, NEW.key_hash)
+            IS DISTINCT FROM (OLD.workspace, OLD.key_id, OLD.agent_id, OLD.lookup, OLD.key_hash))) THEN
+        RAISE EXCEPTION 'a key is only revoked, and for good' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM check_decided('api_keys', NEW.key_id::text);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_file_locks() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        PERFORM check_decided('file_locks', OLD.lock_key);
+        RETURN OLD;
+    END IF;
+    PERFORM check_decided('file_locks', NEW.lock_key);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_lock_fences() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND ((NEW.workspace, NEW.lock_key) IS DISTINCT FROM (OLD.workspace, OLD.lock_key)
+        OR NEW.last_token <= OLD.last_token)) THEN
+        RAISE EXCEPTION 'a fencing token only grows' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM check_decided('lock_fences', NEW.lock_key);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_work_queue() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        RAISE EXCEPTION 'a task is never deleted' USING ERRCODE = 'insufficient_privilege';
+    ELSIF TG_OP = 'UPDATE' AND OLD.status IN ('completed', 'failed', 'cancelled') THEN
+        RAISE EXCEPTION 'a final task is never rewritten' USING ERRCODE = 'insufficient_privilege';
+    ELSIF TG_OP = 'UPDATE' AND NEW.open_dependencies = OLD.open_dependencies - 1 AND (NEW.status, NEW.attempt_count,
+        NEW.claimed_by, NEW.claim_token, NEW.lease_expires_at) IS NOT DISTINCT FROM (OLD.status, OLD.attempt_count,
+        OLD.claimed_by, OLD.claim_token, OLD.lease_expires_at) THEN
+        -- One of those it waits for is completed: what is announced is that one.
+        PERFORM 1 FROM audit_log l, jsonb_array_elements(l.changes) c, work_dependencies w
+        WHERE l.workspace = NEW.workspace AND l.id = nullif(current_setting('portreeve.decision', true), '')::uuid
+          AND l.xact = pg_current_xact_id() AND l.decision = 'allow' AND l.outcome = 'ok'
+          AND c->>'table' = 'work_queue' AND c->'version'->>'status' = 'completed'
+          AND w.workspace = NEW.workspace AND w.task_id = NEW.task_id AND w.depends_on::text = c->>'key';
+        IF FOUND THEN
+            RETURN NEW;
+        END IF;
+    END IF;
+    PERFORM check_decided('work_queue', NEW.task_id::text);
+    RETURN NEW;
+END $$;
+
+-- Fires only where a statement names one of these columns, so that large texts are not compared on every claim.
+CREATE FUNCTION refuse_rewrite() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'what was asked for in % is never rewritten', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
+END $$;
+
+CREATE FUNCTION guard_work_dependencies() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        RAISE EXCEPTION 'a dependency is never rewritten' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM check_decided('work_queue', NEW.task_id::text);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_components() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        RAISE EXCEPTION 'a component is what its digest says' USING ERRCODE = 'insufficient_privilege';
+    ELSIF NEW.digest <> 'sha256:' || encode(sha256(NEW.bytes), 'hex') THEN
+        RAISE EXCEPTION 'the bytes are not those of the digest' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM check_decided('components', NEW.digest);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_activations() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF NEW.epoch <> (SELECT coalesce(max(v.epoch), 0) + 1 FROM activations v WHERE v.workspace = NEW.workspace) THEN
+        RAISE EXCEPTION 'epochs have no gap' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM check_decided('activations', NEW.digest);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_agent_sessions() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (NEW.workspace, NEW.session_id, NEW.agent_id)
+        IS DISTINCT FROM (OLD.workspace, OLD.session_id, OLD.agent_id)) THEN
+        RAISE EXCEPTION 'a session stays its agent''s, and is ended, never deleted' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM check_decided('agent_sessions', NEW.session_id);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_agent_status() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND ((NEW.workspace, NEW.agent_id) IS DISTINCT FROM (OLD.workspace, OLD.agent_id)
+        OR NEW.report_count <> OLD.report_count + 1)) THEN
+        RAISE EXCEPTION 'reports are counted' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM check_decided('agent_status', NEW.agent_id);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_handoffs() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    PERFORM check_decided('handoffs', NEW.handoff_id::text);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_memories() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND ((NEW.workspace, NEW.memory_id, NEW.agent_id, NEW.event_type, NEW.summary,
+            NEW.summary_hash, NEW.created_at) IS DISTINCT FROM (OLD.workspace, OLD.memory_id, OLD.agent_id, OLD.event_type,
+            OLD.summary, OLD.summary_hash, OLD.created_at) OR NEW.merge_count <= OLD.merge_count)) THEN
+        RAISE EXCEPTION 'a memory is only merged into' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM check_decided('memories', NEW.memory_id::text);
+    RETURN NEW;
+END $$;
+
+-- A first answer hangs on the audit row of its own transaction, whatever came of the request; it is replaced or forgotten
+-- only once it is a day old.
+CREATE FUNCTION guard_idempotency_keys() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.created_at > clock_now() - interval '24 hours' THEN
+        RAISE EXCEPTION 'a first answer is kept for a day' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM 1 FROM audit_log l
+    WHERE l.workspace = current_workspace() AND l.id = nullif(current_setting('portreeve.decision', true), '')::uuid
+      AND l.xact = pg_current_xact_id() AND l.decision = 'allow' AND (TG_OP = 'DELETE' OR l.id = NEW.audit_id);
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no allow decision of this transaction' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+END $$;
+
+CREATE FUNCTION refuse_truncate() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION '% is never emptied', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
+END $$;
+
+CREATE TRIGGER agents_decided BEFORE INSERT OR UPDATE OR DELETE ON agents
+    FOR EACH ROW EXECUTE FUNCTION guard_agents();
+CREATE TRIGGER api_keys_decided BEFORE INSERT OR UPDATE OR DELETE ON api_keys
+    FOR EACH ROW EXECUTE FUNCTION guard_api_keys();
+CREATE TRIGGER file_locks_decided BEFORE INSERT OR UPDATE OR DELETE ON file_locks
+    FOR EACH ROW EXECUTE FUNCTION guard_file_locks();
+CREATE TRIGGER lock_fences_decided BEFORE INSERT OR UPDATE OR DELETE ON lock_fences
+    FOR EACH ROW EXECUTE FUNCTION guard_lock_fences();
+CREATE TRIGGER work_queue_decided BEFORE INSERT OR UPDATE OR DELETE ON work_queue
+    FOR EACH ROW EXECUTE FUNCTION guard_work_queue();
+CREATE TRIGGER work_queue_asked BEFORE UPDATE OF workspace, task_id, submit_order, task_type, description, input_data,
+    priority, submitted_by, required_archetype, required_trust, max_attempts, deadline, created_at ON work_queue
+    FOR EACH ROW EXECUTE FUNCTION refuse_rewrite();
+CREATE TRIGGER work_dependencies_decided BEFORE INSERT OR UPDATE OR DELETE ON work_dependencies
+    FOR EACH ROW EXECUTE FUNCTION guard_work_dependencies();
+CREATE TRIGGER components_decided BEFORE INSERT OR UPDATE OR DELETE ON components
+    FOR EACH ROW EXECUTE FUNCTION guard_components();
+CREATE TRIGGER activations_decided BEFORE INSERT ON activations
+    FOR EACH ROW EXECUTE FUNCTION guard_activations();
+CREATE TRIGGER agent_sessions_decided BEFORE INSERT OR UPDATE OR DELETE ON agent_sessions
+    FOR EACH ROW EXECUTE FUNCTION guard_agent_sessions();
+CREATE TRIGGER agent_status_decided BEFORE INSERT OR UPDATE OR DELETE ON agent_status
+    FOR EACH ROW EXECUTE FUNCTION guard_agent_status();
+CREATE TRIGGER handoffs_decided BEFORE INSERT ON handoffs
+    FOR EACH ROW EXECUTE FUNCTION guard_handoffs();
+CREATE TRIGGER memories_decided BEFORE INSERT OR UPDATE OR DELETE ON memories
+    FOR EACH ROW EXECUTE FUNCTION guard_memories();
+CREATE TRIGGER idempotency_keys_decided BEFORE INSERT OR UPDATE OR DELETE ON idempotency_keys
+    FOR EACH ROW EXECUTE FUNCTION guard_idempotency_keys();
+
+CREATE TRIGGER agents_stay BEFORE TRUNCATE ON agents FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER api_keys_stay BEFORE TRUNCATE ON api_keys FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER file_locks_stay BEFORE TRUNCATE ON file_locks FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER lock_fences_stay BEFORE TRUNCATE ON lock_fences FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER work_queue_stays BEFORE TRUNCATE ON work_queue FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER work_dependencies_stay BEFORE TRUNCATE ON work_dependencies
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER components_stay BEFORE TRUNCATE ON components FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER agent_sessions_stay BEFORE TRUNCATE ON agent_sessions
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER agent_status_stays BEFORE TRUNCATE ON agent_status FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER memories_stay BEFORE TRUNCATE ON memories FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER idempotency_keys_stay BEFORE TRUNCATE ON idempotency_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();

@@ -1,0 +1,400 @@
+-- The work queue: submit, claim, heartbeat, complete, cancel, and what time does. The transitions are those of
+-- `domain/task.rs`. Of several locks that one function takes, the lowest task comes first, so that two do not wait for
+-- each other.
+
+-- Where a task goes without its holder.
+CREATE TYPE task_end AS (
+    task_id       uuid,
+    status        text,
+    attempt_count bigint,
+    error_message text
+);
+
+-- Which tasks these are.
+CREATE FUNCTION task_ids(ends task_end[]) RETURNS uuid[] LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, portreeve, pg_temp
+BEGIN ATOMIC
+    SELECT coalesce(array_agg(e.task_id), '{}') FROM unnest(ends) e;
+END;
+
+-- All tasks that wait for one of these, directly or through others.
+CREATE FUNCTION task_dependants(ids uuid[]) RETURNS uuid[] LANGUAGE sql STABLE
+SET search_path = pg_catalog, portreeve, pg_temp
+BEGIN ATOMIC
+    WITH RECURSIVE waiting AS (
+        SELECT w.task_id FROM work_dependencies w WHERE w.workspace = current_workspace() AND w.depends_on = ANY (ids)
+        UNION
+        SELECT w.task_id FROM work_dependencies w JOIN waiting ON w.depends_on = waiting.task_id
+        WHERE w.workspace = current_workspace()
+    )
+    SELECT coalesce(array_agg(waiting.task_id), '{}') FROM waiting;
+END;
+
+-- Locks these tasks, and with `family` all that wait for them. What comes to wait for one of them meanwhile is locked as
+-- well: its identifier is younger, and so the order stays.
+CREATE FUNCTION task_lock(ids uuid[], family boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    locked uuid[] := '{}'::uuid[];
+    wanted uuid[] := ids;
+    id     uuid;
+BEGIN
+    LOOP
+        IF family THEN
+            wanted := ids || task_dependants(ids);
+        END IF;
+        EXIT WHEN wanted <@ locked;
+        FOR id IN SELECT DISTINCT w FROM unnest(wanted) w WHERE w <> ALL (locked) ORDER BY w LOOP
+            PERFORM pg_advisory_xact_lock(lock_id('task', id::text));
+        END LOOP;
+        locked := locked || wanted;
+    END LOOP;
+END $$;
+
+-- The entry of the audit row for a task that goes there.
+CREATE FUNCTION task_change(task_id uuid, status text, attempt_count bigint) RETURNS jsonb LANGUAGE sql STABLE
+RETURN jsonb_build_array(jsonb_build_object('table', 'work_queue', 'key', task_id, 'version',
+    jsonb_build_object('status', status, 'attempt_count', attempt_count)));
+
+-- What is to be announced of these.
+CREATE FUNCTION task_changes(ends task_end[]) RETURNS jsonb LANGUAGE sql STABLE
+SET search_path = pg_catalog, portreeve, pg_temp
+BEGIN ATOMIC
+    SELECT coalesce(jsonb_agg(task_change(e.task_id, e.status, e.attempt_count)->0), '[]') FROM unnest(ends) e;
+END;
+
+-- What fails with a task that fails or is withdrawn: all that waits for it, directly or through others, but for those that
+-- failed before. They are locked already, with their families.
+CREATE FUNCTION task_fails_with(id uuid, before uuid[] DEFAULT '{}') RETURNS task_end[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    ws    CONSTANT text := current_workspace();
+    fails task_end[] := '{}'::task_end[];
+    known uuid[] := before;
+    ended uuid[] := ARRAY[id];
+    last  uuid;
+    more  task_end[];
+BEGIN
+    WHILE cardinality(ended) > 0 LOOP
+        last := ended[cardinality(ended)];
+        ended := ended[:cardinality(ended) - 1];
+        -- `domain::task::failure::DEPENDENCY_FAILED`
+        SELECT array_agg(ROW(q.task_id, 'failed', q.attempt_count, 'dependency_failed')::task_end ORDER BY q.submit_order)
+        INTO more
+        FROM work_dependencies w JOIN work_queue q ON q.workspace = w.workspace AND q.task_id = w.task_id
+        WHERE w.workspace = ws AND w.depends_on = last AND q.status = 'pending' AND q.task_id <> ALL (known);
+        fails := fails || more;
+        ended := ended || task_ids(more);
+        known := known || task_ids(more);
+    END LOOP;
+    RETURN fails;
+END $$;
+
+-- What becomes of these tasks by time alone, or with `gone` because whoever had claimed them is gone; and of all that waits
+-- for those that fail. `before` is what became of others. They are locked already, with their families.
+CREATE FUNCTION task_ends(at timestamptz, ids uuid[], gone boolean, before task_end[] DEFAULT '{}') RETURNS task_end[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    ws    CONSTANT text := current_workspace();
+    ends  task_end[] := '{}'::task_end[];
+    fails uuid[] := task_ids(before);
+    own   task_end;
+    more  task_end[];
+BEGIN
+    -- `domain::task::failure::DEADLINE_EXCEEDED` and `ATTEMPTS_EXHAUSTED`
+    FOR own IN SELECT q.task_id,
+            CASE WHEN q.deadline <= at OR s.attempts >= q.max_attempts THEN 'failed' ELSE 'pending' END, s.attempts,
+            CASE WHEN q.deadline <= at THEN 'deadline_exceeded'
+                 WHEN s.attempts >= q.max_attempts THEN 'attempts_exhausted' END
+        FROM work_queue q
+        CROSS JOIN LATERAL (SELECT least(q.attempt_count + CASE q.status WHEN 'claimed' THEN 1 ELSE 0 END,
+            q.max_attempts) AS attempts) s
+        WHERE q.workspace = ws AND q.task_id = ANY (ids)
+          AND ((q.status IN ('pending', 'claimed') AND q.deadline <= at)
+               OR (q.status = 'claimed' AND (gone OR q.lease_expires_at <= at)))
+        ORDER BY q.submit_order LOOP
+        -- One that an earlier one's failure took with it is final by now.
+        CONTINUE WHEN own.task_id = ANY (fails);
+        ends := ends || own;
+        IF own.status = 'failed' THEN
+            more := task_fails_with(own.task_id, fails);
+            ends := ends || more;
+            fails := fails || own.task_id || task_ids(more);
+        END IF;
+    END LOOP;
+    RETURN ends;
+END $$;
+
+-- Ends claims and tasks as announced. `claimed_by` of a final task stays, to tell who did it.
+CREATE FUNCTION task_move(at timestamptz, ends task_end[], result json DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    UPDATE work_queue q SET status = e.status, attempt_count = e.attempt_count, result = task_move.result,
+        error_message = e.error_message, claim_token = NULL, lease_expires_at = NULL, heartbeat_at = NULL,
+        completed_at = CASE WHEN e.status <> 'pending' THEN at END,
+        claimed_by = CASE WHEN e.status <> 'pending' THEN q.claimed_by END,
+        claimed_at = CASE WHEN e.status <> 'pending' THEN q.claimed_at END
+    FROM unnest(ends) e WHERE q.workspace = current_workspace() AND q.task_id = e.task_id;
+END $$;
+
+-- What a report or a withdrawal is answered.
+CREATE FUNCTION task_ended(success boolean, status text, task_id uuid, reason text) RETURNS json LANGUAGE sql STABLE
+RETURN json_build_object('success', success, 'status', status, 'task_id', task_id, 'reason', reason);
+
+-- What a successful claim is answered; the texts are the task's own, or what the log keeps of them.
+CREATE FUNCTION task_claimed(task work_queue, description json, input_data json, token text, until timestamptz)
+RETURNS json LANGUAGE sql STABLE
+RETURN json_build_object('success', true, 'task_id', task.task_id, 'task_type', task.task_type,
+    'description', description, 'input_data', input_data, 'priority', task.priority, 'deadline', rfc3339(task.deadline),
+    'reason', NULL, 'claim_token', token, 'lease_expires_at', rfc3339(until), 'attempt', task.attempt_count + 1);
+
+-- The task, if the agent holds a live claim on it, under this token if one is named; else nothing.
+CREATE FUNCTION task_held(d decision, id uuid, token text, at timestamptz) RETURNS work_queue LANGUAGE sql STABLE
+SET search_path = pg_catalog, portreeve, pg_temp
+BEGIN ATOMIC
+    SELECT q FROM work_queue q
+    WHERE q.workspace = current_workspace() AND q.task_id = id AND q.status = 'claimed' AND q.claimed_by = d.agent_id
+      AND q.lease_expires_at > at AND (q.deadline IS NULL OR q.deadline > at)
+      AND (token IS NULL OR q.claim_token = token);
+END;
+
+-- Puts a task into the queue.
+CREATE FUNCTION task_submit(d decision, p_task_id uuid, p_task_type text, p_description text, p_input_data json,
+    p_priority bigint, p_depends_on uuid[], p_deadline timestamptz, p_max_attempts bigint, p_required_archetype text,
+    p_required_trust bigint) RETURNS answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    ws    CONSTANT text := current_workspace();
+    a     answer;
+    at    timestamptz;
+    bad   record;
+    open_ bigint;
+    count_ bigint;
+BEGIN
+    a := gate_enter(d, 'task_submit', 'submit_work');
+    IF a.verdict IS NOT NULL THEN
+        RETURN a;
+    END IF;
+    IF d.max_open_tasks IS NOT NULL THEN
+        -- Counted under a lock of the agent's, so that no race slips past the limit.
+        PERFORM pg_advisory_xact_lock(lock_id('tasks of', d.agent_id));
+    END IF;
+    -- One that ends at this moment has ended before, or finds this one waiting.
+    PERFORM task_lock(p_depends_on || p_task_id, false);
+    at := clock_now();
+    SELECT g.id, q.status INTO bad FROM unnest(p_depends_on) WITH ORDINALITY AS g (id, n)
+    LEFT JOIN work_queue q ON q.workspace = ws AND q.task_id = g.id
+    WHERE q.status IS NULL OR q.status IN ('failed', 'cancelled') ORDER BY g.n LIMIT 1;
+    IF FOUND AND bad.status IS NULL THEN
+        RETURN gate_invalid(d, 'depends_on', 'unknown_dependency', format('there is no task `%s` to depend on', bad.id));
+    ELSIF FOUND THEN
+        RETURN gate_done(d, at, 'refused', json_build_object('success', false, 'task_id', NULL,
+            'reason', 'dependency_failed'));
+    END IF;
+    IF d.max_open_tasks IS NOT NULL THEN
+        SELECT count(*) INTO count_ FROM work_queue q
+        WHERE q.workspace = ws AND q.submitted_by = d.agent_id AND q.status IN ('pending', 'claimed');
+        IF count_ >= d.max_open_tasks THEN
+            RETURN gate_limit(d, 'open_task_limit_reached',
+                format('the profile allows %s open tasks, and %s submitted that many', d.max_open_tasks, d.agent_id),
+                'wait for a task to end or cancel one, or ask an admin for a profile with a higher limit');
+        END IF;
+    END IF;
+    SELECT count(*) INTO open_ FROM work_queue q
+    WHERE q.workspace = ws AND q.task_id = ANY (p_depends_on) AND q.status IN ('pending', 'claimed');
+    a := gate_done(d, at, 'ok', json_build_object('success', true, 'task_id', p_task_id),
+        task_change(p_task_id, 'pending', 0));
+    INSERT INTO work_queue (workspace, task_id, task_type, description, input_data, priority, status, submitted_by,
+        required_archetype, required_trust, max_attempts, open_dependencies, deadline, created_at)
+    VALUES (ws, p_task_id, p_task_type, p_description, p_input_data, p_priority, 'pending', d.agent_id,
+        p_required_archetype, p_required_trust, p_max_attempts, open_, p_deadline, at);
+    INSERT INTO work_dependencies (workspace, task_id, depends_on) SELECT ws, p_task_id, g FROM unnest(p_depends_on) g;
+    RETURN a;
+END $$;
+
+-- Claims the task that the host chose and policy decided about, if it still waits and the claimant still meets what it asks
+-- for. Without a task only the answer is recorded. `p_shown` is what the log keeps of the task's texts.
+CREATE FUNCTION task_claim(d decision, p_task_id uuid, p_blocked text, p_lease_seconds bigint, p_shown json) RETURNS answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    ws      CONSTANT text := current_workspace();
+    a       answer;
+    at      timestamptz;
+    until   timestamptz;
+    task    work_queue;
+    token   CONSTANT text := gen_random_uuid()::text;
+BEGIN
+    a := gate_enter(d, 'task_claim', 'get_work');
+    IF a.verdict IS NOT NULL THEN
+        RETURN a;
+    END IF;
+    IF p_task_id IS NOT NULL THEN
+        PERFORM pg_advisory_xact_lock(lock_id('task', p_task_id::text));
+    END IF;
+    at := clock_now();
+    until := at + p_lease_seconds * interval '1 second';
+    SELECT * INTO task FROM work_queue q
+    WHERE q.workspace = ws AND q.task_id = p_task_id AND q.status = 'pending' AND q.open_dependencies = 0
+      AND (q.deadline IS NULL OR q.deadline > at)
+      AND (q.required_trust IS NULL OR q.required_trust <= d.trust_level)
+      AND (q.required_archetype IS NULL OR q.required_archetype =
+          (SELECT g.archetype FROM agents g WHERE g.workspace = ws AND g.agent_id = d.agent_id))
+      -- `domain::task::INDEPENDENT_TYPES`: nobody judges their own work.
+      AND NOT (q.task_type IN ('evaluate', 'review') AND q.submitted_by = d.agent_id);
+    IF NOT FOUND THEN
+        -- Another agent was first: the claim is tried anew, and this is no answer.
+        RETURN gate_done(d, at, 'refused', json_build_object('success', false, 'task_id', NULL, 'task_type', NULL,
+            'description', NULL, 'input_data', NULL, 'priority', NULL, 'deadline', NULL, 'reason',
+            CASE WHEN p_task_id IS NULL THEN coalesce(p_blocked, 'no_tasks_available') ELSE 'no_tasks_available' END,
+            'claim_token', NULL, 'lease_expires_at', NULL, 'attempt', NULL), is_answer => p_task_id IS NULL);
+    END IF;
+    a := gate_done(d, at, 'ok',
+        task_claimed(task, to_json(task.description), task.input_data, token, until),
+        task_change(task.task_id, 'claimed', task.attempt_count),
+        result => task_claimed(task, p_shown->'description', p_shown->'input_data', token, until));
+    UPDATE work_queue q SET status = 'claimed', claimed_by = d.agent_id, claimed_at = at, claim_token = token,
+        lease_expires_at = until, heartbeat_at = at
+    WHERE q.workspace = ws AND q.task_id = task.task_id;
+    RETURN a;
+END $$;
+
+-- Extends the lease of a claim.
+CREATE FUNCTION task_heartbeat(d decision, p_task_id uuid, p_claim_token text, p_lease_seconds bigint) RETURNS answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    ws    CONSTANT text := current_workspace();
+    a     answer;
+    at    timestamptz;
+    until timestamptz;
+    task  work_queue;
+BEGIN
+    a := gate_enter(d, 'task_heartbeat', 'complete_work');
+    IF a.verdict IS NOT NULL THEN
+        RETURN a;
+    END IF;
+    PERFORM pg_advisory_xact_lock(lock_id('task', p_task_id::text));
+    at := clock_now();
+    until := at + p_lease_seconds * interval '1 second';
+    task := task_held(d, p_task_id, p_claim_token, at);
+    IF task.task_id IS NULL THEN
+        RETURN gate_done(d, at, 'refused', json_build_object('success', false, 'lease_expires_at', NULL,
+            'reason', 'task_not_found_or_not_claimed_by_agent'));
+    END IF;
+    a := gate_done(d, at, 'ok', json_build_object('success', true, 'lease_expires_at', rfc3339(until), 'reason', NULL),
+        task_change(task.task_id, 'claimed', task.attempt_count));
+    UPDATE work_queue q SET lease_expires_at = until, heartbeat_at = at WHERE q.workspace = ws AND q.task_id = p_task_id;
+    RETURN a;
+END $$;
+
+-- Takes the holder's report. A failed attempt is tried again while there are any left.
+CREATE FUNCTION task_complete(d decision, p_task_id uuid, p_success boolean, p_result json, p_error_message text,
+    p_claim_token text) RETURNS answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    ws    CONSTANT text := current_workspace();
+    a     answer;
+    at    timestamptz;
+    task  work_queue;
+    own   task_end;
+    fails task_end[] := '{}'::task_end[];
+BEGIN
+    a := gate_enter(d, 'task_complete', 'complete_work');
+    IF a.verdict IS NOT NULL THEN
+        RETURN a;
+    END IF;
+    PERFORM task_lock(ARRAY[p_task_id], NOT p_success);
+    at := clock_now();
+    task := task_held(d, p_task_id, p_claim_token, at);
+    IF task.task_id IS NULL THEN
+        RETURN gate_done(d, at, 'refused',
+            task_ended(false, NULL, p_task_id, 'task_not_found_or_not_claimed_by_agent'));
+    END IF;
+    own := ROW(p_task_id, 'completed', task.attempt_count + 1, p_error_message)::task_end;
+    IF NOT p_success THEN
+        own.attempt_count := least(task.attempt_count + 1, task.max_attempts);
+        own.status := CASE WHEN own.attempt_count >= task.max_attempts THEN 'failed' ELSE 'pending' END;
+    END IF;
+    IF own.status = 'failed' THEN
+        fails := task_fails_with(p_task_id);
+    END IF;
+    a := gate_done(d, at, 'ok', task_ended(true, own.status, p_task_id, NULL), task_changes(own || fails));
+    PERFORM task_move(at, ARRAY[own], p_result);
+    PERFORM task_move(at, fails);
+    IF own.status = 'completed' THEN
+        UPDATE work_queue q SET open_dependencies = q.open_dependencies - 1
+        WHERE q.workspace = ws AND q.status = 'pending' AND q.open_dependencies > 0 AND q.task_id IN
+            (SELECT w.task_id FROM work_dependencies w WHERE w.workspace = ws AND w.depends_on = p_task_id);
+    END IF;
+    RETURN a;
+END $$;
+
+-- Withdraws a task that is not final. Its submitter may, and an agent of trust 3 (`ADMIN_TRUST`).
+CREATE FUNCTION task_cancel(d decision, p_task_id uuid, p_reason text) RETURNS answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    ws    CONSTANT text := current_workspace();
+    a     answer;
+    at    timestamptz;
+    task  work_queue;
+    own   task_end;
+    fails task_end[];
+    no    text;
+BEGIN
+    a := gate_enter(d, 'task_cancel', 'submit_work');
+    IF a.verdict IS NOT NULL THEN
+        RETURN a;
+    END IF;
+    PERFORM task_lock(ARRAY[p_task_id], true);
+    at := clock_now();
+    SELECT * INTO task FROM work_queue q WHERE q.workspace = ws AND q.task_id = p_task_id;
+    no := CASE
+        WHEN NOT FOUND THEN 'task_not_found'
+        WHEN task.submitted_by <> d.agent_id AND d.trust_level < 3 THEN 'not_task_submitter'
+        WHEN task.status IN ('completed', 'failed', 'cancelled') THEN 'task_already_final'
+    END;
+    IF no IS NOT NULL THEN
+        RETURN gate_done(d, at, 'refused', task_ended(false, NULL, p_task_id, no));
+    END IF;
+    own := ROW(p_task_id, 'cancelled', least(task.attempt_count + CASE task.status WHEN 'claimed' THEN 1 ELSE 0 END,
+        task.max_attempts), p_reason)::task_end;
+    fails := task_fails_with(p_task_id);
+    a := gate_done(d, at, 'ok', task_ended(true, 'cancelled', p_task_id, NULL), task_changes(own || fails));
+    PERFORM task_move(at, own || fails);
+    RETURN a;
+END $$;
+
+-- Lets time do its work: lapsed leases, passed deadlines, first answers that are a day old.
+CREATE FUNCTION task_expire(d decision) RETURNS answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    ws   CONSTANT text := current_workspace();
+    a    answer;
+    at   timestamptz;
+    ids  uuid[];
+    ends task_end[];
+BEGIN
+    a := gate_enter(d, 'task_expire', 'expire_leases');
+    IF a.verdict IS NOT NULL THEN
+        RETURN a;
+    END IF;
+    -- One host at a time; the next one finds it done.
+    PERFORM pg_advisory_xact_lock(lock_id('expiry', ''));
+    at := clock_now();
+    ids := ARRAY(
+        SELECT l.task_id FROM (
+            SELECT q.task_id, q.submit_order FROM work_queue q
+            WHERE q.workspace = ws AND q.status = 'claimed' AND q.lease_expires_at <= at
+            UNION
+            SELECT q.task_id, q.submit_order FROM work_queue q
+            WHERE q.workspace = ws AND q.status IN ('pending', 'claimed') AND q.deadline <= at) l
+        ORDER BY l.submit_order LIMIT 500);
+    PERFORM task_lock(ids, true);
+    -- A heartbeat or a report may have been quicker.
+    ends := task_ends(at, ids, false);
+    a := gate_done(d, at, 'ok', json_build_object(
+        'requeued', (SELECT count(*) FROM unnest(ends) e WHERE e.status = 'pending'),
+        'failed', (SELECT count(*) FROM unnest(ends) e WHERE e.status = 'failed')), task_changes(ends));
+    PERFORM task_move(at, ends);
+    DELETE FROM idempotency_keys k WHERE k.workspace = ws AND k.created_at <= at - interval '24 hours';
+    RETURN a;
+END $$;

@@ -1,0 +1,3 @@
+-- Nothing to do: of a file there is one writer, which is the gate's, and which numbers the audit log as it writes it.
+-- Twin: migrations/postgres/0003_gate (same number, same name), where several hosts write and the database itself holds
+-- every change to its decision: functions, guards, row security, roles, and the numbers of the audit log.

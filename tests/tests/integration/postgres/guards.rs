@@ -1,0 +1,197 @@
+//! The database refuses what the gate did not allow: no statement changes a state row but through a function, with an allow
+//! decision of the same transaction.
+
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::harness::Server;
+use crate::harness::state::{Db, drop_guards, state_tables};
+
+/// Puts a row into every table that holds state.
+pub(super) async fn fill(server: &Server) {
+    let a = server.agent("a", "claude_code_local").await;
+    a.post_once("/locks/acquire", "key-1", json!({"file_path": "src/a.rs"})).await.done();
+    let first = a.submit("build", json!({})).await;
+    a.submit("build", json!({"depends_on": [first]})).await;
+    a.claim("build").await;
+    a.post("/discovery/register", json!({"session_id": "s-1"})).await.done();
+    a.post("/status/report", json!({"message": "on it"})).await.done();
+    a.post("/handoffs/write", json!({"summary": "half done"})).await.done();
+    a.post("/memory/store", json!({"event_type": "decision", "summary": "tabs"})).await.done();
+    a.post("/guardrails/check", json!({"operation_text": "git push --force"})).await.ok();
+}
+
+async fn run(conn: &mut PgConnection, sql: &str) -> Result<u64, sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(conn).await.map(|done| done.rows_affected())
+}
+
+fn code(error: &sqlx::Error) -> String {
+    error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned()
+}
+
+async fn superuser(server: &Server) -> PgConnection {
+    match server.db().await {
+        Db::Postgres(conn) => conn,
+        Db::Sqlite(_) => panic!("this is about PostgreSQL"),
+    }
+}
+
+/// A change of each state table that would be a lie, with the rules of the table itself kept as far as they can be.
+const CHANGES: [(&str, &str); 13] = [
+    ("agents", "UPDATE agents SET profile = 'admin', facts_version = facts_version + 1"),
+    ("api_keys", "UPDATE api_keys SET revoked_at = now(), revoked_by = 'a' WHERE revoked_at IS NULL"),
+    ("file_locks", "UPDATE file_locks SET expires_at = expires_at + interval '1 day'"),
+    ("lock_fences", "UPDATE lock_fences SET last_token = last_token + 1"),
+    ("work_queue", "UPDATE work_queue SET attempt_count = attempt_count + 1 WHERE status IN ('pending', 'claimed')"),
+    ("work_dependencies", "DELETE FROM work_dependencies"),
+    ("agent_sessions", "UPDATE agent_sessions SET ended_at = now()"),
+    ("agent_status", "UPDATE agent_status SET report_count = report_count + 1"),
+    ("handoffs", "UPDATE handoffs SET summary = 'done'"),
+    ("memories", "UPDATE memories SET merge_count = merge_count + 1"),
+    ("components", "UPDATE components SET bytes = bytes"),
+    (
+        "activations",
+        "INSERT INTO activations (epoch, digest, activated_by) SELECT max(epoch) + 1, min(digest), 'a' FROM activations",
+    ),
+    ("idempotency_keys", "UPDATE idempotency_keys SET body = '{}'"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_changes_a_state_row_without_an_allow_decision_of_its_transaction() {
+    let server = Server::on_postgres().await;
+    fill(&server).await;
+    let tables: Vec<&str> = CHANGES.iter().map(|(table, _)| *table).collect();
+    let mut all = state_tables(true);
+    all.sort_unstable();
+    let mut tried = tables.clone();
+    tried.sort_unstable();
+    assert_eq!(tried, all, "a table that is not tried is not shown");
+    let before = server.state().await;
+    let mut conn = superuser(&server).await;
+    // The newest allow decision of a change: one that a forger would name.
+    let named = "SELECT set_config('portreeve.decision', (SELECT id::text FROM portreeve.audit_log
+                 WHERE decision = 'allow' AND outcome = 'ok' AND changes <> '[]' ORDER BY xact DESC LIMIT 1), false)";
+    for role in ["portreeve_app", "portreeve_owner", "postgres"] {
+        for (table, sql) in CHANGES {
+            run(&mut conn, &format!("SET SESSION AUTHORIZATION {role}; SET search_path = portreeve")).await.unwrap();
+            for forge in [false, true] {
+                if forge {
+                    run(&mut conn, named).await.unwrap();
+                }
+                let error = run(&mut conn, sql).await.expect_err(&format!("{role} was let through: {sql}"));
+                let text = error.to_string();
+                assert_eq!(code(&error), "42501", "{role} on {table}: {text}");
+                let by_grant = text.contains("permission denied");
+                assert_eq!(by_grant, role == "portreeve_app", "{role} on {table}: {text}");
+            }
+            run(&mut conn, "RESET SESSION AUTHORIZATION; RESET portreeve.decision").await.unwrap();
+        }
+    }
+    assert_eq!(server.state().await, before);
+}
+
+/// The test above has to be able to fail: without the guard of the table, the same statement goes through.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_the_guards_that_refuse() {
+    let server = Server::on_postgres().await;
+    fill(&server).await;
+    for (table, sql) in CHANGES {
+        let mut db = server.db().await;
+        drop_guards(&mut db, table).await;
+        let Db::Postgres(mut conn) = db else { panic!("this is about PostgreSQL") };
+        let changed = run(&mut conn, sql).await.unwrap_or_else(|error| panic!("{table}: {error}"));
+        assert!(changed > 0, "{table} has no row to change");
+    }
+}
+
+/// A decision about one thing is none about another: what the audit row does not announce does not change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_covers_what_it_announces_and_nothing_else() {
+    let server = Server::on_postgres().await;
+    fill(&server).await;
+    let mut conn = superuser(&server).await;
+    let decide = |id: &str, command: &str, operation: &str, verdict: &str| {
+        format!(
+            "ROW('{id}'::uuid, 'r', 'a', 'claude_code', 'claude_code_local', 3, '{command}', '{operation}', 'x', '{{}}',
+                 '{{}}', '{verdict}', 'allowed', '', 'both', '[]', '[]', '{{}}', 'sha256:x', 1, 1, 0, 0, NULL, false, NULL,
+                 NULL, NULL, NULL, NULL, NULL)::portreeve.decision"
+        )
+    };
+    let id = || uuid::Uuid::now_v7().to_string();
+    let mut tx = conn.begin().await.unwrap();
+    let allowed = decide(&id(), "lock_acquire", "acquire_lock", "allow");
+    let sql = format!("SELECT verdict FROM portreeve.lock_acquire({allowed}, 'src/b.rs', NULL, NULL, 30, true)");
+    let verdict: String = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *tx).await.unwrap();
+    assert_eq!(verdict, "done");
+    // In the very transaction of that decision: its own key may change, another may not.
+    let own = "UPDATE portreeve.file_locks SET reason = 'x' WHERE lock_key = 'src/b.rs'";
+    assert_eq!(run(&mut tx, own).await.unwrap(), 1);
+    let other = "UPDATE portreeve.file_locks SET reason = 'x' WHERE lock_key = 'src/a.rs'";
+    let error = run(&mut tx, other).await.unwrap_err();
+    assert!(error.to_string().contains("`src/a.rs` of file_locks"), "{error}");
+    tx.rollback().await.unwrap();
+    // No allowance, or one of another command: the function itself refuses, and nothing is recorded.
+    let rows = "SELECT count(*) FROM portreeve.audit_log";
+    let before: i64 = sqlx::query_scalar(rows).fetch_one(&mut conn).await.unwrap();
+    for (command, operation, verdict) in [
+        ("lock_acquire", "acquire_lock", "deny"),
+        ("lock_acquire", "acquire_lock", "unavailable"),
+        ("lock_release", "release_lock", "allow"),
+        ("lock_acquire", "check_locks", "allow"),
+    ] {
+        let decision = decide(&id(), command, operation, verdict);
+        let sql = format!("SELECT portreeve.lock_acquire({decision}, 'src/c.rs', NULL, NULL, 30, true)");
+        let error = run(&mut conn, &sql).await.unwrap_err();
+        assert_eq!(code(&error), "42501", "{command} {operation} {verdict}: {error}");
+    }
+    let unsaid = run(&mut conn, "SELECT portreeve.lock_acquire(NULL, 'src/c.rs', NULL, NULL, 30, true)").await;
+    assert_eq!(code(&unsaid.unwrap_err()), "42501");
+    assert_eq!(sqlx::query_scalar::<_, i64>(rows).fetch_one(&mut conn).await.unwrap(), before);
+    // From facts or an epoch that moved: recorded as stale, and nothing done.
+    for (from, to) in [("'sha256:x', 1, 1,", "'sha256:x', 1, 2,"), ("'sha256:x', 1, 1,", "'sha256:x', 2, 1,")] {
+        let decision = decide(&id(), "lock_acquire", "acquire_lock", "allow").replace(from, to);
+        let sql = format!("SELECT verdict FROM portreeve.lock_acquire({decision}, 'src/c.rs', NULL, NULL, 30, true)");
+        let verdict: String = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap();
+        assert_eq!(verdict, "stale");
+    }
+    let taken = "SELECT count(*) FROM portreeve.file_locks WHERE lock_key = 'src/c.rs'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(taken).fetch_one(&mut conn).await.unwrap(), 0);
+}
+
+/// Row security is in force for the owner as well: one workspace does not see, and does not touch, another.
+#[tokio::test(flavor = "multi_thread")]
+async fn workspaces_do_not_see_each_other() {
+    let server = Server::on_postgres().await;
+    fill(&server).await;
+    let mut conn = superuser(&server).await;
+    for role in ["portreeve_app", "portreeve_owner"] {
+        for (workspace, expected) in [("default", true), ("another", false)] {
+            let to = format!("SET SESSION AUTHORIZATION {role}; SET portreeve.workspace = '{workspace}'");
+            run(&mut conn, &to).await.unwrap();
+            for (table, _) in CHANGES {
+                let sql = format!("SELECT count(*) FROM portreeve.{table}");
+                let seen: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap();
+                assert_eq!(seen > 0, expected, "{role} in {workspace} sees {seen} rows of {table}");
+            }
+            run(&mut conn, "RESET SESSION AUTHORIZATION; RESET portreeve.workspace").await.unwrap();
+        }
+    }
+}
+
+/// Hostile names travel as values: nothing of them is ever SQL.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_would_be_sql_are_names() {
+    let server = Server::on_postgres().await;
+    let a = server.agent("a", "claude_code_local").await;
+    for (n, name) in ["x'; SELECT 1; --", "$1", "\\'; SELECT 1", "\" OR 1=1", "%s", "E'\\x1f'"].iter().enumerate() {
+        let taken = a.acquire(&format!("src/{name}{n}")).await;
+        assert!(matches!(taken.status, 200 | 422), "{name}: {}", taken.body);
+        a.post("/memory/store", json!({"event_type": "decision", "summary": name, "tags": [name]})).await.done();
+        a.post("/memory/query", json!({"text": name, "tags": [name]})).await;
+        a.post("/handoffs/write", json!({"summary": name, "next_steps": [name]})).await.done();
+        a.post("/discovery/register", json!({"session_id": format!("s{n}"), "capabilities": [name]})).await.done();
+        let found = server.admin.get(&format!("/audit?operation={n}")).await.ok();
+        assert_eq!(found["count"], 0);
+    }
+    assert_eq!(a.get("/locks?limit=1000").await.status, 200);
+}

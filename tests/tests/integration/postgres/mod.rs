@@ -1,0 +1,10 @@
+//! What only PostgreSQL has: roles, row security, guards in the database, migrations by hand, several hosts. These run on a
+//! server whichever backend the rest of the suite runs on.
+
+mod guards;
+mod hosts;
+mod migrate;
+mod numbers;
+mod plans;
+mod roles;
+mod round_trips;
