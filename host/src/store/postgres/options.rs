@@ -106,11 +106,14 @@ impl Options {
         ])
     }
 
+    /// A list's filters and its limit decide how it is best read, so each is planned by itself: a plan for any of them
+    /// sorts the whole log to tell its last twenty rows.
     pub(super) fn for_lists(&self) -> PgConnectOptions {
         PgConnectOptions::clone(&self.connect).options([
             ("search_path", "pg_catalog"),
             ("statement_timeout", "30s"),
             ("default_transaction_read_only", "on"),
+            ("plan_cache_mode", "force_custom_plan"),
         ])
     }
 
