@@ -41,7 +41,7 @@ pub(super) struct Serve {
     /// in the variable, where no list of processes shows it [env: PORTREEVE_DATABASE_URL]
     #[arg(long, value_name = "URL")]
     database: Option<String>,
-    /// Connections to it for mutations; four more are for lists
+    /// Connections to it for mutations; seven more are for lists, numbering the log, and telling other hosts
     #[arg(long, value_name = "N", env = "PORTREEVE_DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
     database_connections: u32,
     /// Serve although the database role may do more than a service should: a superuser, the owner of the tables

@@ -35,7 +35,7 @@ use crate::app::{App, Options};
 use crate::clock::{SharedClock, SystemClock};
 use crate::engine::{Cage, PolicyComponent, default_bundle};
 use crate::http::Served;
-use crate::store::{Location, Store};
+use crate::store::{Location, Store, postgres};
 use crate::telemetry;
 
 use client::{Client, Who};
@@ -74,7 +74,8 @@ pub(super) struct Demo {
     /// Keep the store in this folder, which must be new or empty [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// Work on this PostgreSQL database, which must be prepared and never served [env: PORTREEVE_DATABASE_URL]
+    /// Work on this PostgreSQL database, which must be prepared and never served. Only this option names it: the variable of
+    /// a service must not lead the demo's agents there
     #[arg(long, value_name = "URL")]
     database: Option<String>,
     /// How many hosts serve the database; each is a process of its own
@@ -138,7 +139,7 @@ impl Demo {
 
     /// One host in this process on a store of its own, or several on a database.
     async fn set(&self, folder: &Folder, clock: &SharedClock, output: &Output) -> Result<Stage, CliError> {
-        let Some(database) = folders::database(self.database.as_deref(), None)? else {
+        let Some(url) = self.database.as_deref() else {
             if self.hosts > 1 || self.kill_every.is_some() || self.restart_every.is_some() {
                 let next = "name a database that they share: --database postgres://portreeve_app@HOST/NAME";
                 return Err(
@@ -155,6 +156,8 @@ impl Demo {
                 hosts: None,
             });
         };
+        let database = postgres::Options::parse(url);
+        let database = database.map_err(|error| failure::store(&error).with_exit(EXIT_USAGE))?;
         setup::unserved(&database, clock).await?;
         output.note(format_args!("starting {} host(s) on {database}", self.hosts));
         let hosts = Hosts::start(database.clone(), usize::from(self.hosts), &folder.path).await?;
