@@ -1,7 +1,8 @@
 -- Agents, keys, locks, tasks and the audit log.
 -- Twin: migrations/sqlite/0001_coordination.sql (same number, same name, same tables).
--- Every key begins with the workspace, so that one service holds many repositories and a sharded
--- PostgreSQL can distribute by it. Times come from the database. Documents that agents wrote are `json`, which keeps
+-- Every key holds the workspace, so that a sharded PostgreSQL can distribute by it; it comes last. Were it first, every
+-- index of a table would serve every statement, and as long as a table is small the planner finds them all alike: it takes
+-- any, and keeps that plan while the table grows. Times come from the database. Documents that agents wrote are `json`, which keeps
 -- their text as it is; `jsonb` would rewrite their numbers.
 
 CREATE TABLE agents (
@@ -15,7 +16,7 @@ CREATE TABLE agents (
     facts_version    bigint      NOT NULL DEFAULT 1 CHECK (facts_version > 0),
     created_at       timestamptz NOT NULL DEFAULT now(),
     created_by       text        NOT NULL,
-    PRIMARY KEY (workspace, agent_id)
+    PRIMARY KEY (agent_id, workspace)
 );
 
 INSERT INTO agents (agent_id, agent_type, profile, created_by) VALUES ('system', 'system', 'system', 'system');
@@ -31,11 +32,11 @@ CREATE TABLE api_keys (
     created_by text        NOT NULL,
     revoked_at timestamptz,
     revoked_by text,
-    PRIMARY KEY (workspace, key_id),
+    PRIMARY KEY (key_id, workspace),
     FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id)
 );
-CREATE INDEX api_keys_lookup ON api_keys (workspace, lookup);
-CREATE INDEX api_keys_agent ON api_keys (workspace, agent_id);
+CREATE INDEX api_keys_lookup ON api_keys (lookup, workspace);
+CREATE INDEX api_keys_agent ON api_keys (agent_id, workspace);
 
 CREATE TABLE file_locks (
     workspace     text        NOT NULL DEFAULT 'default',
@@ -48,16 +49,16 @@ CREATE TABLE file_locks (
     locked_at     timestamptz NOT NULL,
     expires_at    timestamptz NOT NULL,
     CHECK (expires_at > locked_at),
-    PRIMARY KEY (workspace, lock_key),
+    PRIMARY KEY (lock_key, workspace),
     FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id)
 );
-CREATE INDEX file_locks_agent ON file_locks (workspace, agent_id, expires_at);
+CREATE INDEX file_locks_agent ON file_locks (agent_id, expires_at, workspace);
 
 CREATE TABLE lock_fences (
     workspace  text   NOT NULL DEFAULT 'default',
     lock_key   text   NOT NULL,
     last_token bigint NOT NULL CHECK (last_token > 0),
-    PRIMARY KEY (workspace, lock_key)
+    PRIMARY KEY (lock_key, workspace)
 );
 
 CREATE TABLE work_queue (
@@ -88,28 +89,28 @@ CREATE TABLE work_queue (
     CHECK ((status = 'claimed') = (claim_token IS NOT NULL)),
     CHECK ((status = 'claimed') = (lease_expires_at IS NOT NULL)),
     CHECK ((status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)),
-    PRIMARY KEY (workspace, task_id),
+    PRIMARY KEY (task_id, workspace),
     FOREIGN KEY (workspace, submitted_by) REFERENCES agents (workspace, agent_id),
     FOREIGN KEY (workspace, claimed_by) REFERENCES agents (workspace, agent_id)
 );
-CREATE INDEX work_queue_claimable ON work_queue (workspace, priority, submit_order)
+CREATE INDEX work_queue_claimable ON work_queue (priority, submit_order, workspace)
     WHERE status = 'pending' AND open_dependencies = 0;
-CREATE INDEX work_queue_leases ON work_queue (workspace, lease_expires_at) WHERE status = 'claimed';
-CREATE INDEX work_queue_deadlines ON work_queue (workspace, deadline)
+CREATE INDEX work_queue_leases ON work_queue (lease_expires_at, workspace) WHERE status = 'claimed';
+CREATE INDEX work_queue_deadlines ON work_queue (deadline, workspace)
     WHERE status IN ('pending', 'claimed') AND deadline IS NOT NULL;
-CREATE INDEX work_queue_submitter ON work_queue (workspace, submitted_by, status);
-CREATE INDEX work_queue_order ON work_queue (workspace, submit_order);
-CREATE INDEX work_queue_status ON work_queue (workspace, status, submit_order);
+CREATE INDEX work_queue_submitter ON work_queue (submitted_by, status, workspace);
+CREATE INDEX work_queue_order ON work_queue (submit_order, workspace);
+CREATE INDEX work_queue_status ON work_queue (status, submit_order, workspace);
 
 CREATE TABLE work_dependencies (
     workspace  text NOT NULL DEFAULT 'default',
     task_id    uuid NOT NULL,
     depends_on uuid NOT NULL,
-    PRIMARY KEY (workspace, task_id, depends_on),
+    PRIMARY KEY (task_id, depends_on, workspace),
     FOREIGN KEY (workspace, task_id) REFERENCES work_queue (workspace, task_id),
     FOREIGN KEY (workspace, depends_on) REFERENCES work_queue (workspace, task_id)
 );
-CREATE INDEX work_dependencies_reverse ON work_dependencies (workspace, depends_on);
+CREATE INDEX work_dependencies_reverse ON work_dependencies (depends_on, workspace);
 
 CREATE TABLE components (
     workspace text        NOT NULL DEFAULT 'default',
@@ -118,7 +119,7 @@ CREATE TABLE components (
     manifest  json        NOT NULL,
     stored_at timestamptz NOT NULL DEFAULT now(),
     stored_by text        NOT NULL,
-    PRIMARY KEY (workspace, digest)
+    PRIMARY KEY (digest, workspace)
 );
 
 CREATE TABLE activations (
@@ -127,7 +128,7 @@ CREATE TABLE activations (
     digest       text        NOT NULL,
     activated_at timestamptz NOT NULL DEFAULT now(),
     activated_by text        NOT NULL,
-    PRIMARY KEY (workspace, epoch),
+    PRIMARY KEY (epoch, workspace),
     FOREIGN KEY (workspace, digest) REFERENCES components (workspace, digest)
 );
 
@@ -166,13 +167,13 @@ CREATE TABLE audit_log (
     -- change: the triggers of the state tables look.
     changes       jsonb       NOT NULL CHECK (changes = '[]' OR (decision = 'allow' AND outcome = 'ok')),
     duration_us   bigint      NOT NULL,
-    PRIMARY KEY (workspace, id)
+    PRIMARY KEY (id, workspace)
 );
-CREATE INDEX audit_log_order ON audit_log (workspace, xact, id);
-CREATE INDEX audit_log_agent ON audit_log (workspace, agent_id, xact);
-CREATE INDEX audit_log_recent_calls ON audit_log (workspace, agent_id, created_at);
-CREATE INDEX audit_log_operation ON audit_log (workspace, operation, xact);
-CREATE INDEX audit_log_created ON audit_log (workspace, created_at);
+CREATE INDEX audit_log_order ON audit_log (xact, id, workspace);
+CREATE INDEX audit_log_agent ON audit_log (agent_id, xact, workspace);
+CREATE INDEX audit_log_recent_calls ON audit_log (agent_id, created_at, workspace);
+CREATE INDEX audit_log_operation ON audit_log (operation, xact, workspace);
+CREATE INDEX audit_log_created ON audit_log (created_at, workspace);
 
 CREATE TABLE guardrail_violations (
     workspace       text        NOT NULL DEFAULT 'default',
@@ -189,10 +190,10 @@ CREATE TABLE guardrail_violations (
     passed_by_trust boolean     NOT NULL,
     blocked         boolean     NOT NULL,
     created_at      timestamptz NOT NULL,
-    PRIMARY KEY (workspace, audit_id, position),
+    PRIMARY KEY (audit_id, position, workspace),
     FOREIGN KEY (workspace, audit_id) REFERENCES audit_log (workspace, id)
 );
-CREATE INDEX guardrail_violations_agent ON guardrail_violations (workspace, agent_id, created_at);
+CREATE INDEX guardrail_violations_agent ON guardrail_violations (agent_id, created_at, workspace);
 
 CREATE TABLE idempotency_keys (
     workspace    text        NOT NULL DEFAULT 'default',
@@ -203,11 +204,11 @@ CREATE TABLE idempotency_keys (
     body         text        NOT NULL,
     audit_id     uuid        NOT NULL,
     created_at   timestamptz NOT NULL,
-    PRIMARY KEY (workspace, agent_id, key),
+    PRIMARY KEY (agent_id, key, workspace),
     FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id),
     FOREIGN KEY (workspace, audit_id) REFERENCES audit_log (workspace, id)
 );
-CREATE INDEX idempotency_keys_created ON idempotency_keys (workspace, created_at);
+CREATE INDEX idempotency_keys_created ON idempotency_keys (created_at, workspace);
 
 -- What these records hold is never rewritten, not even by whoever owns them: a row trigger and a statement trigger each.
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

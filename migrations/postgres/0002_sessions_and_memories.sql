@@ -11,12 +11,12 @@ CREATE TABLE agent_sessions (
     started_at     timestamptz NOT NULL DEFAULT now(),
     last_heartbeat timestamptz NOT NULL DEFAULT now(),
     ended_at       timestamptz,
-    PRIMARY KEY (workspace, session_id),
+    PRIMARY KEY (session_id, workspace),
     FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id)
 );
-CREATE INDEX agent_sessions_live ON agent_sessions (workspace, last_heartbeat) WHERE ended_at IS NULL;
-CREATE INDEX agent_sessions_agent ON agent_sessions (workspace, agent_id, last_heartbeat);
-CREATE INDEX agent_sessions_agent_live ON agent_sessions (workspace, agent_id, last_heartbeat)
+CREATE INDEX agent_sessions_live ON agent_sessions (last_heartbeat, workspace) WHERE ended_at IS NULL;
+CREATE INDEX agent_sessions_agent ON agent_sessions (agent_id, last_heartbeat, workspace);
+CREATE INDEX agent_sessions_agent_live ON agent_sessions (agent_id, last_heartbeat, workspace)
     WHERE ended_at IS NULL;
 
 CREATE TABLE agent_status (
@@ -32,7 +32,7 @@ CREATE TABLE agent_status (
     urgency      text        NOT NULL CHECK (urgency IN ('high', 'medium', 'low')),
     report_count bigint      NOT NULL CHECK (report_count > 0),
     reported_at  timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (workspace, agent_id),
+    PRIMARY KEY (agent_id, workspace),
     FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id)
 );
 
@@ -49,11 +49,11 @@ CREATE TABLE handoffs (
     next_steps     text[]      NOT NULL,
     relevant_files text[]      NOT NULL,
     created_at     timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (workspace, handoff_id),
+    PRIMARY KEY (handoff_id, workspace),
     FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id)
 );
-CREATE INDEX handoffs_newest ON handoffs (workspace, write_order);
-CREATE INDEX handoffs_agent ON handoffs (workspace, agent_id, write_order);
+CREATE INDEX handoffs_newest ON handoffs (write_order, workspace);
+CREATE INDEX handoffs_agent ON handoffs (agent_id, write_order, workspace);
 
 CREATE TABLE memories (
     workspace    text             NOT NULL DEFAULT 'default',
@@ -83,12 +83,12 @@ CREATE TABLE memories (
     words        tsvector         NOT NULL,
     created_at   timestamptz      NOT NULL DEFAULT now(),
     CHECK (ranks_at <= created_at),
-    PRIMARY KEY (workspace, memory_id),
+    PRIMARY KEY (memory_id, workspace),
     FOREIGN KEY (workspace, agent_id) REFERENCES agents (workspace, agent_id)
 );
-CREATE INDEX memories_relevance ON memories (workspace, ranks_at);
-CREATE INDEX memories_agent ON memories (workspace, agent_id, ranks_at);
-CREATE UNIQUE INDEX memories_duplicates ON memories (workspace, agent_id, event_type, summary_hash, hour_slot);
+CREATE INDEX memories_relevance ON memories (ranks_at, workspace);
+CREATE INDEX memories_agent ON memories (agent_id, ranks_at, workspace);
+CREATE UNIQUE INDEX memories_duplicates ON memories (agent_id, event_type, summary_hash, hour_slot, workspace);
 
 CREATE TRIGGER handoffs_fixed BEFORE UPDATE OR DELETE ON handoffs FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER handoffs_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON handoffs
@@ -96,7 +96,7 @@ CREATE TRIGGER handoffs_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON handoffs
 
 ALTER TABLE work_queue ADD COLUMN heartbeat_at timestamptz;
 UPDATE work_queue SET heartbeat_at = claimed_at WHERE status = 'claimed';
-CREATE INDEX work_queue_claimant ON work_queue (workspace, claimed_by, heartbeat_at) WHERE status = 'claimed';
+CREATE INDEX work_queue_claimant ON work_queue (claimed_by, heartbeat_at, workspace) WHERE status = 'claimed';
 
 ALTER TABLE file_locks ADD COLUMN refreshed_at timestamptz;
 UPDATE file_locks SET refreshed_at = locked_at;

@@ -1,11 +1,13 @@
 //! How much of what the database can do a host makes use of: mutations a second through the whole service, beside `pgbench`
-//! that calls the same function of the same database with as many connections, in turns in one run.
+//! that calls the same function of a database like it with as many connections, in turns in one run. The host also numbers its
+//! rows of the audit log, which counts against it.
 //!
 //! ```sh
 //! cargo run --release -p tests --bin bench-postgres [CONNECTIONS] [SECONDS]
 //! ```
 //! It starts a private cluster that syncs every commit to disk (`tests/postgres/cluster --durable`). Read the ratios: both sides
-//! share the machine with the server, and with whatever else runs on it.
+//! share the machine with the server, and with whatever else runs on it. Beside each rate stands the processor time that one
+//! mutation took, of the caller and the server together, which other programs disturb less.
 
 #![expect(
     clippy::unwrap_used,
@@ -29,6 +31,7 @@ use portreeve::engine::{Cage, default_bundle};
 use portreeve::http::serve;
 use portreeve::store::postgres::{Options as Database, migrate};
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 const ROUNDS: usize = 3;
 /// Callers for each connection, so that none is idle while another caller decides.
@@ -54,6 +57,13 @@ fn cluster() -> Cluster {
     Cluster { url: url.trim().to_owned(), _child: child }
 }
 
+/// The process whose children serve the connections.
+async fn postmaster(url: &str) -> u32 {
+    let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut conn).await.unwrap();
+    ticks_of(u32::try_from(pid).unwrap()).unwrap().1
+}
+
 fn pgbench() -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> =
@@ -70,7 +80,40 @@ enum Way {
     Http,
 }
 
+/// What a way came to.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    per_second: f64,
+    /// Processor time of a mutation, in microseconds.
+    cpu_us: f64,
+    /// Of which the server's.
+    server_us: f64,
+}
+
+/// Ticks of the processor that `/proc` counts in a second.
+const TICKS: f64 = 100.0;
+
+/// A process's own ticks with those of its ended children, and its parent.
+fn ticks_of(pid: u32) -> Option<(u64, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks = fields.get(11..15)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum();
+    Some((ticks, fields.get(1)?.parse().ok()?))
+}
+
+/// Ticks of the server: of `postmaster` and its children.
+fn ticks_of_server(postmaster: u32) -> u64 {
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let ours = |pid: u32| {
+        let (ticks, parent) = ticks_of(pid)?;
+        (pid == postmaster || parent == postmaster).then_some(ticks)
+    };
+    pids.filter_map(ours).sum()
+}
+
 struct Bench {
+    postmaster: u32,
     app: Arc<App>,
     url: String,
     http: reqwest::Client,
@@ -82,12 +125,29 @@ struct Bench {
 }
 
 impl Bench {
-    async fn rate(&self, way: Way) -> f64 {
+    /// Waits until the log is numbered so far, so that no way works off what another left.
+    async fn settle(&self) {
+        drop(self.app.gate().store().view().audit_rows(0, 1).await.unwrap());
+    }
+
+    /// What the host does is done when its rows are numbered, which pgbench does not do.
+    async fn run(&self, way: Way) -> Figures {
+        self.settle().await;
+        let ticks = || [ticks_of_server(self.postmaster), ticks_of(std::process::id()).unwrap().0];
+        let (before, started) = (ticks(), Instant::now());
+        let done = self.count(way).await;
+        self.settle().await;
+        let per_second = done / started.elapsed().as_secs_f64();
+        let after = ticks();
+        let micros = |n: usize| f64::from(u32::try_from(after[n] - before[n]).unwrap()) / TICKS * 1e6 / done;
+        Figures { per_second, cpu_us: micros(0) + micros(1), server_us: micros(0) }
+    }
+
+    async fn count(&self, way: Way) -> f64 {
         if way == Way::Pgbench {
             return self.pgbench();
         }
         let (count, until) = (Arc::new(AtomicU64::new(0)), Instant::now() + Duration::from_secs(self.seconds));
-        let started = Instant::now();
         let callers = self.keys.iter().enumerate().map(|(n, key)| {
             let (key, count) = (key.clone(), Arc::clone(&count));
             let (app, http) = (Arc::clone(&self.app), self.http.clone());
@@ -111,21 +171,22 @@ impl Bench {
             })
         });
         futures::future::join_all(callers).await.into_iter().for_each(|caller| caller.unwrap());
-        let done = f64::from(u32::try_from(count.load(Ordering::Relaxed)).unwrap());
-        done / started.elapsed().as_secs_f64()
+        f64::from(u32::try_from(count.load(Ordering::Relaxed)).unwrap())
     }
 
     fn pgbench(&self) -> f64 {
         let ran = Command::new(pgbench())
             .args(["-n", "-M", "prepared", "-j", "2", "-f"])
             .arg(&self.script)
+            // As the host's connections have it.
+            .env("PGOPTIONS", "-c enable_seqscan=off -c jit=off")
             .args(["-c", &self.connections.to_string(), "-T", &self.seconds.to_string(), &self.database])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&ran.stdout).into_owned();
         assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
-        let line = said.lines().find(|line| line.starts_with("tps")).unwrap_or_else(|| panic!("{said}"));
-        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+        let line = said.lines().find(|line| line.contains("actually processed")).unwrap_or_else(|| panic!("{said}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
     }
 }
 
@@ -165,18 +226,10 @@ fn median(rates: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-#[tokio::main]
-async fn main() {
-    let mut words = std::env::args().skip(1);
-    let connections: usize = words.next().map_or(16, |word| word.parse().expect("a number of connections"));
-    let seconds: u64 = words.next().map_or(10, |word| word.parse().expect("a number of seconds"));
-    let cluster = cluster();
-    migrate(&Database::parse(&cluster.url).unwrap(), &mut |_| ()).await.unwrap();
-    let service = cluster.url.replace("postgres@", "portreeve_app@");
-    let dir = tempfile::tempdir().unwrap();
-    let database = Database::parse(&service).unwrap().with_connections(u32::try_from(connections).unwrap());
+async fn open(data: &Path, database: &str, connections: usize) -> Arc<App> {
+    let database = Database::parse(database).unwrap().with_connections(u32::try_from(connections).unwrap());
     let options = Options {
-        data: dir.path().to_owned(),
+        data: data.to_owned(),
         database: Some(database),
         new_admin_key: false,
         cache: None,
@@ -184,10 +237,13 @@ async fn main() {
         cage: Cage::default(),
         clock: Arc::new(SystemClock::default()),
     };
-    let app = App::open(options, &|_| ()).await.unwrap();
-    let served = serve(Arc::clone(&app), ([127, 0, 0, 1], 0).into()).await.unwrap();
-    let admin = std::fs::read_to_string(dir.path().join("admin.key")).unwrap();
-    let (create, agents) = (catalogue::entry("agent_create").unwrap(), connections * CALLERS);
+    App::open(options, &|_| ()).await.unwrap()
+}
+
+/// Makes so many agents, and one lock to learn what a decision about one looks like.
+async fn prepare(app: Arc<App>, agents: usize) -> (Vec<String>, Value) {
+    let admin = std::fs::read_to_string(app.admin_key_path()).unwrap();
+    let (create, acquire) = (catalogue::entry("agent_create").unwrap(), catalogue::entry("lock_acquire").unwrap());
     let mut keys = Vec::new();
     for n in 0..agents {
         let body =
@@ -195,42 +251,79 @@ async fn main() {
         let made = app.call(Some(admin.trim()), create, body.as_object().unwrap().clone()).await.unwrap().body;
         keys.push(made["key"].as_str().unwrap().to_owned());
     }
-    let acquire = catalogue::entry("lock_acquire").unwrap();
     let body = json!({"file_path": "src/0/0.rs", "reason": "bench"});
     app.call(keys.first().map(String::as_str), acquire, body.as_object().unwrap().clone()).await.unwrap();
     let rows = app.gate().store().view().audit_rows(0, 10_000).await.unwrap();
     let sample = rows.iter().rev().find(|(row, _)| row.command == "lock_acquire").map(|(row, _)| json!(row)).unwrap();
+    app.close().await;
+    (keys, sample)
+}
+
+/// A database with the same agents that no host serves: what pgbench writes, nobody numbers.
+async fn twin(url: &str) -> String {
+    let (server, original) = url.rsplit_once('/').unwrap();
+    let mut conn = sqlx::PgConnection::connect(&format!("{server}/template1")).await.unwrap();
+    let sql = format!("CREATE DATABASE twin TEMPLATE {original}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+    format!("{server}/twin")
+}
+
+#[tokio::main]
+async fn main() {
+    let mut words = std::env::args().skip(1);
+    let connections: usize = words.next().map_or(16, |word| word.parse().expect("a number of connections"));
+    let seconds: u64 = words.next().map_or(10, |word| word.parse().expect("a number of seconds"));
+    let (cluster, agents) = (cluster(), connections * CALLERS);
+    migrate(&Database::parse(&cluster.url).unwrap(), &mut |_| ()).await.unwrap();
+    let service = cluster.url.replace("postgres@", "portreeve_app@");
+    let dir = tempfile::tempdir().unwrap();
+    let (keys, sample) = prepare(open(dir.path(), &service, connections).await, agents).await;
+    let twin = twin(&cluster.url).await;
+    let app = open(dir.path(), &service, connections).await;
+    let served = serve(Arc::clone(&app), ([127, 0, 0, 1], 0).into()).await.unwrap();
     drop(rustls::crypto::ring::default_provider().install_default());
     let bench = Bench {
+        postmaster: postmaster(&cluster.url).await,
         url: served.url(),
         http: reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap(),
         keys,
         script: script(dir.path(), &sample, agents),
-        database: service,
+        database: twin.replace("postgres@", "portreeve_app@"),
         connections,
         seconds,
         app,
     };
     println!("{connections} connections, {agents} agents, {ROUNDS} rounds of {seconds} s each, mutations a second:");
     let ways = [Way::Pgbench, Way::InProcess, Way::Http];
-    let mut rates = [const { Vec::new() }; 3];
+    let mut figures = [const { Vec::new() }; 3];
     // Once for nothing: caches, plans, connections.
     for way in ways {
-        bench.rate(way).await;
+        bench.run(way).await;
     }
     for round in 1..=ROUNDS {
-        for (way, rates) in ways.into_iter().zip(&mut rates) {
-            rates.push(bench.rate(way).await);
+        for (way, figures) in ways.into_iter().zip(&mut figures) {
+            figures.push(bench.run(way).await);
         }
-        let said: Vec<String> =
-            ways.iter().zip(&rates).map(|(way, r)| format!("{way:?} {:.0}", r[round - 1])).collect();
+        let said = |(way, all): (Way, &Vec<Figures>)| {
+            let Figures { per_second, cpu_us, server_us } = all[round - 1];
+            format!("{way:?} {per_second:.0} ({cpu_us:.0} µs, the server's {server_us:.0})")
+        };
+        let said: Vec<String> = ways.into_iter().zip(&figures).map(said).collect();
         println!("round {round}: {}", said.join(", "));
     }
-    let [direct, in_process, over_http] = rates.map(|rates| median(&rates));
+    let of =
+        |pick: fn(&Figures) -> f64| figures.each_ref().map(|all| median(&all.iter().map(pick).collect::<Vec<_>>()));
+    let [direct, in_process, over_http] = of(|figures| figures.per_second);
     println!(
         "medians: pgbench {direct:.0}, host {in_process:.0} ({:.2} of it), host over HTTP {over_http:.0} ({:.2})",
         in_process / direct,
         over_http / direct
+    );
+    let [direct, in_process, over_http] = of(|figures| figures.cpu_us);
+    println!(
+        "processor time of one: pgbench {direct:.0} µs, host {in_process:.0} µs ({:.2}), over HTTP {over_http:.0} µs ({:.2})",
+        direct / in_process,
+        direct / over_http
     );
     served.stop().await;
 }

@@ -14,6 +14,13 @@ const MIB: usize = 1 << 20;
 /// How often the epoch advances: the grain of every deadline.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
 
+/// Decisions after which an instance is discarded: what a new one costs is a small part of theirs by then.
+const DECISIONS_OF_AN_INSTANCE: u32 = 256;
+
+/// Bytes by which an instance's memory may have grown for it to decide again: who brings large texts leaves nothing of them
+/// to the next one.
+const GROWTH_KEPT_MAX: usize = MIB;
+
 /// Tables that a component may have, and elements in each.
 const TABLES_MAX: usize = 4;
 /// Elements of one table; a component compiled from Rust has some thousands.
@@ -56,7 +63,7 @@ impl Default for Cage {
             request_bytes_max: 5 * MIB,
             answer_bytes_max: 8 * MIB,
             concurrency: thread::available_parallelism().map_or(2, NonZeroUsize::get),
-            isolation: Isolation::Fresh,
+            isolation: Isolation::Recycled(DECISIONS_OF_AN_INSTANCE),
         }
     }
 }
@@ -66,8 +73,8 @@ impl Default for Cage {
 pub enum Isolation {
     /// Each decision has an instance of its own.
     Fresh,
-    /// An instance decides this many times, one decision at a time, and never
-    /// again after a failure.
+    /// An instance decides at most this many times, one decision at a time, and never again after a failure or when its
+    /// memory has grown. What fails in an instance that has decided before is decided anew by a fresh one.
     Recycled(u32),
 }
 
@@ -133,11 +140,18 @@ pub(super) fn start_clock(engine: &Engine) -> Result<(), EngineError> {
 #[derive(Debug)]
 pub(super) struct Warden {
     memory_bytes_max: usize,
+    /// The memory that the instance began with, and what it has now.
+    memory_bytes: Option<(usize, usize)>,
 }
 
 impl Warden {
     pub(super) fn new(memory_bytes_max: usize) -> Self {
-        Self { memory_bytes_max }
+        Self { memory_bytes_max, memory_bytes: None }
+    }
+
+    /// Whether the instance is as small as it was, or nearly.
+    pub(super) fn is_small(&self) -> bool {
+        self.memory_bytes.is_none_or(|(first, now)| now.saturating_sub(first) <= GROWTH_KEPT_MAX)
     }
 }
 
@@ -168,6 +182,8 @@ fn within(what: &'static str, desired: usize, limit: usize) -> wasmtime::Result<
 impl ResourceLimiter for Warden {
     fn memory_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let limit = maximum.map_or(self.memory_bytes_max, |own| own.min(self.memory_bytes_max));
+        let (first, _) = self.memory_bytes.unwrap_or((desired, desired));
+        self.memory_bytes = Some((first, desired));
         within("bytes of memory", desired, limit)
     }
 

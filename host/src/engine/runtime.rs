@@ -11,8 +11,11 @@ use wasmtime::{
 use super::cage::{CORE_INSTANCES_MAX, Cage, TABLE_ELEMENTS_MAX, start_clock};
 use super::error::{EngineError, short};
 
-/// Instances that may be alive at once, over all components.
-const INSTANCES_MAX: u32 = 128;
+/// Instances that may be alive at once, over all components, on a machine of few processors.
+const INSTANCES_MIN: u32 = 128;
+/// The same for each decision that may run at once: deciding, waiting for the next one, and as many of the component before
+/// and the one that is looked at.
+const INSTANCES_EACH: u32 = 6;
 /// Pages that an instance dirtied and that its successor gets ready-made.
 const RESIDENT_BYTES_MAX: usize = 8 << 20;
 const TABLE_RESIDENT_BYTES_MAX: usize = 1 << 20;
@@ -99,11 +102,13 @@ impl FeatureSet for Config {
 
 fn pool(cage: &Cage) -> PoolingAllocationConfig {
     let core_instances = u32::try_from(CORE_INSTANCES_MAX).unwrap_or(u32::MAX);
+    let concurrency = u32::try_from(cage.concurrency).unwrap_or(u32::MAX);
+    let instances = concurrency.saturating_mul(INSTANCES_EACH).clamp(INSTANCES_MIN, u32::MAX / core_instances);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(INSTANCES_MAX * core_instances)
-        .total_memories(INSTANCES_MAX)
-        .total_tables(INSTANCES_MAX * core_instances)
+    pool.total_component_instances(instances)
+        .total_core_instances(instances * core_instances)
+        .total_memories(instances)
+        .total_tables(instances * core_instances)
         .total_stacks(0)
         .max_core_instances_per_component(core_instances)
         .max_memories_per_component(1)

@@ -155,8 +155,9 @@ impl AuditRow {
     /// The RFC 6962 leaf hash of the row: SHA-256 over a zero byte and the row's canonical JSON.
     #[must_use]
     pub fn leaf_hash(&self) -> Vec<u8> {
-        let row = serde_json::to_value(self).unwrap_or_default();
-        Sha256::new().chain_update([0]).chain_update(canonical(&row)).finalize().to_vec()
+        // Texts and whole numbers of 64 bits, which cannot fail to become JSON.
+        let row = serde_json_canonicalizer::to_vec(self).unwrap_or_default();
+        Sha256::new().chain_update([0]).chain_update(row).finalize().to_vec()
     }
 }
 
@@ -185,11 +186,22 @@ pub fn exact(value: &Value) -> Value {
 
 /// Canonical JSON as a row keeps it: long texts, and a document that is too long all the same, by digest and length.
 pub(in crate::store) fn kept(value: &Value) -> String {
-    let text = canonical(&exact(&redact(value)));
+    let text = if is_kept_as_it_is(value) { canonical(value) } else { canonical(&exact(&redact(value))) };
     if text.len() <= DOCUMENT_KEPT_BYTES_MAX {
         return text;
     }
     canonical(&json!({"sha256": hex(&Sha256::digest(text.as_bytes())), "bytes": text.len()}))
+}
+
+/// Whether [`exact`] and [`redact`] would change nothing, which is most often so.
+fn is_kept_as_it_is(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.len() <= TEXT_KEPT_BYTES_MAX,
+        Value::Number(n) => n.as_i64().map_or(n.as_u64().is_none(), |n| n.unsigned_abs() <= EXACT_MAX),
+        Value::Array(items) => items.iter().all(is_kept_as_it_is),
+        Value::Object(map) => map.values().all(is_kept_as_it_is),
+        Value::Null | Value::Bool(_) => true,
+    }
 }
 
 /// Replaces long texts by their digest and length. Walks no deeper than the input's cap on nesting.
@@ -217,4 +229,26 @@ pub fn hex(bytes: &[u8]) -> String {
 #[must_use]
 pub fn name_of<T: Serialize>(variant: &T) -> String {
     serde_json::to_value(variant).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_as_it_is_would_not_change() {
+        let long = "x".repeat(TEXT_KEPT_BYTES_MAX + 1);
+        let values = [
+            json!({"a": [1, -1, 0.5, 1e300, null, true, "text"], "b": {"c": {}}}),
+            json!([EXACT_MAX, -9_007_199_254_740_992_i64]),
+            json!([EXACT_MAX + 1]),
+            json!({"deep": [[-9_007_199_254_740_993_i64]]}),
+            json!([u64::MAX]),
+            json!([i64::MIN]),
+            json!({"text": long}),
+        ];
+        let plain = values.each_ref().map(|value| (is_kept_as_it_is(value), exact(&redact(value)) == *value));
+        assert!(plain.iter().all(|(said, is)| said == is), "{plain:?}");
+        assert_eq!(plain.iter().filter(|(said, _)| *said).count(), 2);
+    }
 }

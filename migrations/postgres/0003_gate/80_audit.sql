@@ -8,9 +8,10 @@ CREATE TABLE audit_seq (
     id        uuid   NOT NULL,
     -- RFC 6962 leaf hash of the row's canonical JSON with its seq.
     leaf_hash bytea  NOT NULL CHECK (length(leaf_hash) = 32),
-    PRIMARY KEY (workspace, seq),
-    UNIQUE (workspace, id),
-    FOREIGN KEY (workspace, id) REFERENCES audit_log (workspace, id)
+    PRIMARY KEY (seq, workspace),
+    -- No foreign key: rows are numbered from audit_log itself, which keeps them for ever, and a foreign key would lock each
+    -- one, and so write it once more.
+    UNIQUE (id, workspace)
 );
 CREATE TRIGGER audit_seq_fixed BEFORE UPDATE OR DELETE ON audit_seq FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER audit_seq_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_seq
@@ -71,10 +72,10 @@ END $$;
 CREATE FUNCTION audit_number(first bigint, ids uuid[], leaf_hashes bytea[]) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
-    ws      CONSTANT text := current_workspace();
-    horizon xid8;
-    last    audit_seq;
-    wrong   bigint;
+    ws       CONSTANT text := current_workspace();
+    horizon  xid8;
+    last     audit_seq;
+    numbered bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock(lock_id('numbering', ''));
     horizon := audit_horizon();
@@ -82,20 +83,18 @@ BEGIN
     IF first <> coalesce(last.seq, 0) + 1 THEN
         RETURN false;
     END IF;
-    -- The same rows in the same order as they are listed now, and none left out: nobody numbers as they please.
-    SELECT count(*) INTO wrong
-    FROM (SELECT l.id, row_number() OVER (ORDER BY l.xact, l.id) AS n FROM audit_log l
+    -- The same rows in the same order as they are listed now, and none left out: nobody numbers as they please. One walk
+    -- along the index that has them in order: joins would leave the planner a choice, which it makes from old counts.
+    INSERT INTO audit_seq (workspace, seq, xact, id, leaf_hash)
+    SELECT ws, first + l.n - 1, l.xact, l.id, leaf_hashes[l.n]
+    FROM (SELECT l.xact, l.id, row_number() OVER (ORDER BY l.xact, l.id) AS n FROM audit_log l
           WHERE l.workspace = ws AND l.xact < horizon AND (l.xact, l.id)
               > (coalesce(last.xact, '0'::xid8), coalesce(last.id, '00000000-0000-0000-0000-000000000000'::uuid))
           ORDER BY l.xact, l.id LIMIT cardinality(ids)) l
-    FULL JOIN unnest(ids) WITH ORDINALITY AS g (id, n) ON g.id = l.id AND g.n = l.n
-    WHERE g.id IS NULL OR l.id IS NULL;
-    IF wrong > 0 OR cardinality(ids) <> cardinality(leaf_hashes) THEN
+    WHERE l.id = ids[l.n];
+    GET DIAGNOSTICS numbered = ROW_COUNT;
+    IF numbered <> cardinality(ids) OR cardinality(ids) <> cardinality(leaf_hashes) THEN
         RAISE EXCEPTION 'rows are numbered in their order, all of them' USING ERRCODE = 'insufficient_privilege';
     END IF;
-    INSERT INTO audit_seq (workspace, seq, xact, id, leaf_hash)
-    SELECT ws, first + g.n - 1, l.xact, l.id, g.leaf_hash
-    FROM unnest(ids, leaf_hashes) WITH ORDINALITY AS g (id, leaf_hash, n)
-    JOIN audit_log l ON l.workspace = ws AND l.id = g.id;
     RETURN true;
 END $$;

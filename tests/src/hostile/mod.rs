@@ -161,6 +161,31 @@ pub fn remembers() -> Vec<u8> {
     .build()
 }
 
+/// The same, and takes memory for it: two mebibytes for each decision.
+pub fn hoards() -> Vec<u8> {
+    Parts {
+        fields: "(global $asked (mut i32) (i32.const 0))",
+        decide: "(i32.store8 (i32.const 4096) (i32.and (global.get $asked) (i32.const 1)))
+            (global.set $asked (i32.add (global.get $asked) (i32.const 1)))
+            (drop (memory.grow (i32.const 32)))
+            i32.const 4096",
+        ..Parts::default()
+    }
+    .build()
+}
+
+/// Decides once, and gives up after that.
+pub fn tires() -> Vec<u8> {
+    Parts {
+        fields: "(global $asked (mut i32) (i32.const 0))",
+        decide: "(if (global.get $asked) (then unreachable))
+            (global.set $asked (i32.const 1))
+            i32.const 4096",
+        ..Parts::default()
+    }
+    .build()
+}
+
 /// Describes a profile with a trust that does not exist.
 pub fn lies_in_manifest() -> Vec<u8> {
     answers(|image| {

@@ -180,8 +180,9 @@ fn cage_refuses_requests_that_no_policy_is_asked_about() {
 }
 
 #[test]
-fn cage_gives_each_decision_an_instance_of_its_own() {
-    let component = load(&SMALL, hostile::remembers()).expect("it describes itself");
+fn cage_gives_each_decision_an_instance_of_its_own_where_it_is_told_to() {
+    let engine = open_hostile(Cage { isolation: Isolation::Fresh, ..small_cage() });
+    let component = load(&engine, hostile::remembers()).expect("it describes itself");
     for _ in 0..10 {
         let answer = component.decide(&lock_request()).expect("it answers");
         assert_eq!(answer.decision.effect, Effect::Allow);
@@ -198,6 +199,23 @@ fn cage_recycles_an_instance_as_often_as_it_was_told() {
         .collect();
     use Effect::{Allow, Deny};
     assert_eq!(effects, [Allow, Deny, Allow, Deny]);
+}
+
+#[test]
+fn cage_never_asks_an_instance_again_that_grew() {
+    let component = load(&SMALL, hostile::hoards()).expect("it describes itself");
+    for _ in 0..20 {
+        let answer = component.decide(&lock_request()).expect("it answers");
+        assert_eq!(answer.decision.effect, Effect::Allow);
+    }
+}
+
+#[test]
+fn cage_asks_a_fresh_instance_what_a_used_one_could_not_decide() {
+    let component = load(&SMALL, hostile::tires()).expect("it describes itself");
+    for _ in 0..20 {
+        component.decide(&lock_request()).expect("a fresh one answers");
+    }
 }
 
 // --------------------------------------------------------------- preparing

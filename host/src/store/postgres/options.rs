@@ -22,6 +22,12 @@ pub struct Options {
     verified: bool,
 }
 
+/// What a function looks up it finds by an index. The plan that it keeps is made while its tables are small, and must be good
+/// when they are not.
+const BY_INDEX: (&str, &str) = ("enable_seqscan", "off");
+/// No statement of a function is long enough to be compiled for; with the setting above all would seem to be.
+const UNCOMPILED: (&str, &str) = ("jit", "off");
+
 impl Options {
     /// Reads `postgres://user@host:port/database?sslmode=…`. What it does not say comes from the `PG…` variables and the
     /// password file, as for any client of PostgreSQL. To a server on another machine the connection is TLS and its
@@ -103,6 +109,8 @@ impl Options {
             ("statement_timeout", "15s"),
             ("lock_timeout", "8s"),
             ("idle_in_transaction_session_timeout", "15s"),
+            BY_INDEX,
+            UNCOMPILED,
         ])
     }
 
@@ -123,6 +131,8 @@ impl Options {
             ("search_path", "pg_catalog"),
             ("statement_timeout", "15s"),
             ("synchronous_commit", "off"),
+            BY_INDEX,
+            UNCOMPILED,
         ])
     }
 

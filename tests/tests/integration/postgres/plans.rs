@@ -131,3 +131,13 @@ async fn nothing_that_is_asked_all_the_time_reads_a_table_from_end_to_end() {
     assert!(after.len() >= 11, "{after:?}");
     assert!(grown.is_empty(), "read from end to end: {grown:?}, before {before:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_index_begins_with_what_all_rows_share() {
+    let mut conn = superuser(&crate::harness::postgres::bare().await).await;
+    let sql = "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+               WHERE c.relnamespace = 'portreeve'::regnamespace AND a.attname = 'workspace' AND i.indnatts > 1";
+    let wrong: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut conn).await.unwrap();
+    assert!(wrong.is_empty(), "the planner takes any of these for anything while the table is small: {wrong:?}");
+}
