@@ -71,14 +71,27 @@ async fn a_refused_claim_does_not_wait_and_a_stop_does_not_wait_for_claims() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_large_tasks_is_cut_by_its_size() {
-    let server = Server::start().await;
-    let agent = server.agent("a", "codex_remote").await;
-    for _ in 0..8 {
-        agent.submit("t", json!({"input_data": {"x": "y".repeat(900_000)}})).await;
+    // Bytes count, and not letters.
+    for (letter, bytes) in [("y", 1), ("語", 3)] {
+        let server = Server::start().await;
+        let agent = server.agent("a", "codex_remote").await;
+        for _ in 0..8 {
+            agent.submit("t", json!({"input_data": {"x": letter.repeat(900_000 / bytes)}})).await;
+        }
+        let listed = agent.get("/work?limit=100").await.ok();
+        assert_eq!((listed["count"].as_u64(), &listed["truncated"]), (Some(4), &json!(true)), "{letter}");
+        assert!(listed["hint"].is_string());
+        for n in 0..18 {
+            let lesson = letter.repeat(1_800 / bytes);
+            let details = json!({"x": letter.repeat(249_000 / bytes)});
+            let summary = format!("the {n}th");
+            let body = json!({"event_type": "decision", "summary": summary, "details": details, "lessons": [lesson]});
+            agent.post("/memory/store", body).await.done();
+        }
+        // 4 MiB hold 16 of 250,8xx bytes.
+        let found = agent.post("/memory/query", json!({"limit": 50})).await.ok();
+        assert_eq!((found["count"].as_u64(), &found["truncated"]), (Some(16), &json!(true)), "{letter}");
     }
-    let listed = agent.get("/work?limit=100").await.ok();
-    assert_eq!((listed["count"].as_u64(), &listed["truncated"]), (Some(4), &json!(true)));
-    assert!(listed["hint"].is_string());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,9 +51,10 @@ macro_rules! newest {
     ($whose:literal) => {
         concat!(
             "SELECT h.handoff_id::text AS id, h.*,
-                 (octet_length(h.summary) + octet_length(h.completed_work::text) + octet_length(h.in_progress::text)
-                  + octet_length(h.decisions::text) + octet_length(h.next_steps::text)
-                  + octet_length(h.relevant_files::text))::bigint AS page_bytes
+                 (octet_length(h.summary) + octet_length(to_json(h.completed_work)::text)
+                  + octet_length(to_json(h.in_progress)::text) + octet_length(to_json(h.decisions)::text)
+                  + octet_length(to_json(h.next_steps)::text)
+                  + octet_length(to_json(h.relevant_files)::text))::bigint AS page_bytes
              FROM portreeve.handoffs h WHERE h.workspace = portreeve.current_workspace() AND ",
             $whose,
             " ORDER BY h.write_order DESC LIMIT $2"

@@ -75,8 +75,8 @@ macro_rules! search {
         concat!(
             "SELECT m.memory_id::text AS id, m.agent_id, m.event_type, m.summary, m.details::text AS details_text,
                  m.outcome, m.lessons, m.tags, m.score, m.created_at, t.now,
-                 (octet_length(m.summary) + octet_length(m.lessons::text) + octet_length(m.tags::text)
-                  + coalesce(octet_length(m.details::text), 0))::bigint AS page_bytes
+                 (octet_length(m.summary) + octet_length(to_json(m.lessons)::text)
+                  + octet_length(to_json(m.tags)::text) + coalesce(octet_length(m.details::text), 0))::bigint AS page_bytes
              FROM portreeve.clock_now() AS t (now) CROSS JOIN portreeve.memories m
              WHERE m.workspace = portreeve.current_workspace() AND ",
             $whose,

@@ -76,13 +76,15 @@ impl Store {
         role::check(&mut conn, options.allows_privileged()).await?;
         migrate::check_version(&mut conn).await?;
         functions::check(&mut conn).await?;
+        // Whatever the connections' role or URL makes of it: row security asks the same.
+        let workspace = sqlx::query_scalar("SELECT portreeve.current_workspace()").fetch_one(&mut conn).await?;
         // A connection that does not end well was none of the pools'.
         drop(conn.close().await);
         let pool = pool::Pool::open(options, options.connections()).await?;
         let lists = pool_of_lists(options).await?;
         let stop = Arc::new(watch::Sender::new(false));
         let facts = facts::Facts::default();
-        let wakes = wakes::start(options.clone(), facts.clone(), stop.subscribe());
+        let wakes = wakes::start(options.clone(), workspace, facts.clone(), stop.subscribe());
         let numbering = number::Numbering::open(options).await?;
         let view = View::new(pool, lists, facts, numbering);
         number::start(view.clone(), stop.subscribe());

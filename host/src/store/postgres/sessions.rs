@@ -87,7 +87,7 @@ impl Call for StatusReport {
 impl View {
     pub(in crate::store) async fn sessions(&self, query: &SessionList) -> Result<Page<SessionEntry>, StoreError> {
         let sql = "SELECT s.*, t.phase, t.message, t.needs_human, n.now,
-                       (octet_length(s.capabilities::text) + coalesce(octet_length(s.current_task), 0)
+                       (octet_length(to_json(s.capabilities)::text) + coalesce(octet_length(s.current_task), 0)
                         + coalesce(octet_length(t.message), 0))::bigint AS page_bytes
                    FROM portreeve.clock_now() AS n (now)
                    CROSS JOIN portreeve.agent_sessions s

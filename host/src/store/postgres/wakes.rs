@@ -71,12 +71,11 @@ impl Sender {
     }
 }
 
-/// Starts telling and hearing, until told to stop.
-pub(super) fn start(options: Options, facts: Facts, stop: watch::Receiver<bool>) -> Sender {
+/// Starts telling and hearing what concerns a workspace, until told to stop.
+pub(super) fn start(options: Options, workspace: String, facts: Facts, stop: watch::Receiver<bool>) -> Sender {
     let (out, waiting) = mpsc::channel(WAITING_MAX);
     let heard = broadcast::Sender::new(WAITING_MAX);
     let host = crate::command::new_id();
-    let workspace = "default".to_owned();
     let telling = tell(options.clone(), host.clone(), workspace.clone(), waiting);
     tokio::spawn(until(stop.clone(), telling));
     let (host, heard_here) = (host, heard.clone());

@@ -52,7 +52,8 @@ impl View {
         query: &AuditQuery,
         own: Option<&str>,
     ) -> Result<Page<AuditEntry>, StoreError> {
-        let sql = "SELECT *, length(parameters) + length(result) + length(violations) + length(changes) AS page_bytes
+        let sql = "SELECT *, octet_length(parameters) + octet_length(result) + octet_length(violations)
+                       + octet_length(changes) AS page_bytes
                    FROM audit_log
                    WHERE (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR agent_id = ?2)
                      AND (?3 IS NULL OR operation = ?3) AND (?4 IS NULL OR decision = ?4)

@@ -55,8 +55,8 @@ impl Apply for HandoffWrite {
 
 impl View {
     pub(in crate::store) async fn handoffs(&self, query: &HandoffRead) -> Result<Page<HandoffEntry>, StoreError> {
-        let sql = "SELECT *, length(summary) + length(completed_work) + length(in_progress) + length(decisions)
-                       + length(next_steps) + length(relevant_files) AS page_bytes
+        let sql = "SELECT *, octet_length(summary) + octet_length(completed_work) + octet_length(in_progress)
+                       + octet_length(decisions) + octet_length(next_steps) + octet_length(relevant_files) AS page_bytes
                    FROM handoffs WHERE ?1 IS NULL OR agent_id = ?1 ORDER BY write_order DESC LIMIT ?2";
         let rows = sqlx::query(sql).bind(&query.agent_name).bind(query.limit.saturating_add(1)).fetch(self.lists());
         page(rows, query.limit, read_handoff).await

@@ -134,7 +134,8 @@ impl Apply for MemoryStore {
 macro_rules! newest {
     ($whose:literal) => {
         concat!(
-            "SELECT *, length(summary) + length(lessons) + length(tags) + coalesce(length(details), 0) AS page_bytes
+            "SELECT *, octet_length(summary) + octet_length(lessons) + octet_length(tags)
+                 + coalesce(octet_length(details), 0) AS page_bytes
              FROM memories
              WHERE ",
             $whose,
@@ -169,7 +170,8 @@ const FOUND: &str = "
                           / (120 + 60 * r + 12 * r * r + r * r * r) AS place
         FROM rest ORDER BY place, ranks_at DESC, entry DESC LIMIT ?5
     )
-    SELECT m.*, length(summary) + length(lessons) + length(tags) + coalesce(length(details), 0) AS page_bytes
+    SELECT m.*, octet_length(summary) + octet_length(lessons) + octet_length(tags)
+        + coalesce(octet_length(details), 0) AS page_bytes
     FROM best JOIN memories m USING (entry) ORDER BY place, ranks_at DESC, entry DESC";
 
 /// Each word as a string of the index's query language, so that nothing in it is an operator.

@@ -189,8 +189,8 @@ impl Apply for StatusReport {
 impl View {
     pub(in crate::store) async fn sessions(&self, query: &SessionList) -> Result<Page<SessionEntry>, StoreError> {
         let sql = "SELECT s.*, t.phase, t.message, t.needs_human,
-                       length(s.capabilities) + coalesce(length(s.current_task), 0) + coalesce(length(t.message), 0)
-                           AS page_bytes
+                       octet_length(s.capabilities) + coalesce(octet_length(s.current_task), 0)
+                           + coalesce(octet_length(t.message), 0) AS page_bytes
                    FROM agent_sessions s LEFT JOIN agent_status t ON t.agent_id = s.agent_id
                    WHERE CASE ?1 WHEN 'disconnected' THEN s.ended_at IS NOT NULL
                                  WHEN 'active' THEN s.ended_at IS NULL AND s.last_heartbeat > ?2

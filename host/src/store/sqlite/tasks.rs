@@ -420,7 +420,8 @@ impl View {
     pub(in crate::store) async fn tasks(&self, query: &TaskList) -> Result<Page<TaskEntry>, StoreError> {
         let sql = "SELECT q.*, (SELECT json_group_array(depends_on) FROM work_dependencies d
                                 WHERE d.task_id = q.task_id) AS depends_on,
-                       length(description) + coalesce(length(input_data), 0) + coalesce(length(result), 0) AS page_bytes
+                       octet_length(description) + coalesce(octet_length(input_data), 0)
+                           + coalesce(octet_length(result), 0) AS page_bytes
                    FROM work_queue q
                    WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR task_type = ?2)
                    ORDER BY submit_order DESC LIMIT ?3";
