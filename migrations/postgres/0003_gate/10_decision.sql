@@ -75,6 +75,11 @@ CREATE TYPE answer AS (
 CREATE FUNCTION lock_id(kind text, name text) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE
 RETURN hashtextextended(current_workspace() || E'\x1f' || kind || E'\x1f' || name, 0);
 
+-- So many locks one transaction takes of a kind; who needs more takes one that stands for all of them. The server has room
+-- for 64 locks of each connection, unless it was told otherwise.
+CREATE FUNCTION locks_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 40;
+
 -- Writes the audit row of a decision with what came of it, and its guardrail violations. The row is what the triggers
 -- of the state tables look for; `changes` is all that may change.
 CREATE FUNCTION gate_record(d decision, at timestamptz, outcome text, result text, changes jsonb) RETURNS void

@@ -12,9 +12,26 @@ BEGIN
       AND l.xact = pg_current_xact_id() AND l.decision = 'allow' AND l.outcome = 'ok'
       AND l.changes @> jsonb_build_array(jsonb_build_object('table', tab, 'key', key));
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'no allow decision of this transaction announces that `%` of % changes', key, tab
-            USING ERRCODE = 'insufficient_privilege';
+        PERFORM refuse_undecided(tab, key);
     END IF;
+END $$;
+
+-- The keys of a table that the audit row of this transaction's decision announces. What may change by the thousand is held
+-- against them all at once after the statement: to look into the row for each key would take ever longer for each. Its names
+-- are bound when it is made; a path of its own would keep it from becoming part of the statements that ask it.
+CREATE FUNCTION decided_keys(tab text) RETURNS TABLE (workspace text, key text, version jsonb) LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT l.workspace, c.value->>'key', c.value->'version'
+    FROM audit_log l CROSS JOIN LATERAL jsonb_array_elements(l.changes) AS c (value)
+    WHERE l.workspace = current_workspace() AND l.id = nullif(current_setting('portreeve.decision', true), '')::uuid
+      AND l.xact = pg_current_xact_id() AND l.decision = 'allow' AND l.outcome = 'ok' AND c.value->>'table' = tab;
+END;
+
+CREATE FUNCTION refuse_undecided(tab text, key text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'no allow decision of this transaction announces that `%` of % changes', key, tab
+        USING ERRCODE = 'insufficient_privilege';
 END $$;
 
 CREATE FUNCTION guard_agents() RETURNS trigger
@@ -43,15 +60,25 @@ BEGIN
     RETURN NEW;
 END $$;
 
+-- Deleting is looked at by `guard_file_locks_gone`.
 CREATE FUNCTION guard_file_locks() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'DELETE' THEN
-        PERFORM check_decided('file_locks', OLD.lock_key);
-        RETURN OLD;
-    END IF;
     PERFORM check_decided('file_locks', NEW.lock_key);
     RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_file_locks_gone() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    key text;
+BEGIN
+    SELECT u.key INTO key FROM (SELECT o.workspace, o.lock_key AS key FROM old_rows o
+        EXCEPT SELECT c.workspace, c.key FROM decided_keys('file_locks') c) u LIMIT 1;
+    IF FOUND THEN
+        PERFORM refuse_undecided('file_locks', key);
+    END IF;
+    RETURN NULL;
 END $$;
 
 CREATE FUNCTION guard_lock_fences() RETURNS trigger
@@ -65,28 +92,52 @@ BEGIN
     RETURN NEW;
 END $$;
 
+-- Whether a change is decided is asked by `guard_work_queue_moved`.
 CREATE FUNCTION guard_work_queue() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
         RAISE EXCEPTION 'a task is never deleted' USING ERRCODE = 'insufficient_privilege';
-    ELSIF TG_OP = 'UPDATE' AND OLD.status IN ('completed', 'failed', 'cancelled') THEN
+    ELSIF TG_OP = 'INSERT' THEN
+        PERFORM check_decided('work_queue', NEW.task_id::text);
+    ELSIF OLD.status IN ('completed', 'failed', 'cancelled') THEN
         RAISE EXCEPTION 'a final task is never rewritten' USING ERRCODE = 'insufficient_privilege';
-    ELSIF TG_OP = 'UPDATE' AND NEW.open_dependencies = OLD.open_dependencies - 1 AND (NEW.status, NEW.attempt_count,
-        NEW.claimed_by, NEW.claim_token, NEW.lease_expires_at) IS NOT DISTINCT FROM (OLD.status, OLD.attempt_count,
-        OLD.claimed_by, OLD.claim_token, OLD.lease_expires_at) THEN
-        -- One of those it waits for is completed: what is announced is that one.
-        PERFORM 1 FROM audit_log l, jsonb_array_elements(l.changes) c, work_dependencies w
-        WHERE l.workspace = NEW.workspace AND l.id = nullif(current_setting('portreeve.decision', true), '')::uuid
-          AND l.xact = pg_current_xact_id() AND l.decision = 'allow' AND l.outcome = 'ok'
-          AND c->>'table' = 'work_queue' AND c->'version'->>'status' = 'completed'
-          AND w.workspace = NEW.workspace AND w.task_id = NEW.task_id AND w.depends_on::text = c->>'key';
-        IF FOUND THEN
-            RETURN NEW;
-        END IF;
     END IF;
-    PERFORM check_decided('work_queue', NEW.task_id::text);
     RETURN NEW;
+END $$;
+
+-- Set operations throughout: a plan may be made for one row and meet thousands, and these take it. They hold NULLs for equal.
+CREATE FUNCTION guard_work_queue_moved() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    completed uuid[];
+    key       text;
+BEGIN
+    PERFORM 1 FROM (SELECT n.workspace, n.task_id::text FROM new_rows n
+        EXCEPT SELECT c.workspace, c.key FROM decided_keys('work_queue') c) u LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    -- One of those that a task waits for is completed: what is announced is that one, and the task is told and no more.
+    completed := ARRAY(SELECT c.key::uuid FROM decided_keys('work_queue') c WHERE c.version->>'status' = 'completed');
+    SELECT u.task_id INTO key FROM (
+        SELECT n.workspace, n.task_id FROM new_rows n
+        EXCEPT SELECT c.workspace, c.key::uuid FROM decided_keys('work_queue') c
+        EXCEPT (
+            SELECT w.workspace, w.task_id FROM work_dependencies w
+            WHERE w.workspace = current_workspace() AND w.depends_on = ANY (completed)
+            INTERSECT SELECT t.workspace, t.task_id FROM (
+                SELECT n.workspace, n.task_id, n.open_dependencies + 1, n.status, n.attempt_count, n.claimed_by, n.claimed_at,
+                    n.claim_token, n.lease_expires_at, n.heartbeat_at, n.result::text, n.error_message, n.completed_at
+                FROM new_rows n
+                INTERSECT
+                SELECT o.workspace, o.task_id, o.open_dependencies, o.status, o.attempt_count, o.claimed_by, o.claimed_at,
+                    o.claim_token, o.lease_expires_at, o.heartbeat_at, o.result::text, o.error_message, o.completed_at
+                FROM old_rows o) t)) u LIMIT 1;
+    IF FOUND THEN
+        PERFORM refuse_undecided('work_queue', key);
+    END IF;
+    RETURN NULL;
 END $$;
 
 -- Fires only where a statement names one of these columns, so that large texts are not compared on every claim.
@@ -127,15 +178,30 @@ BEGIN
     RETURN NEW;
 END $$;
 
+-- Whether a change is decided is asked by `guard_agent_sessions_moved`.
 CREATE FUNCTION guard_agent_sessions() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 BEGIN
     IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND (NEW.workspace, NEW.session_id, NEW.agent_id)
         IS DISTINCT FROM (OLD.workspace, OLD.session_id, OLD.agent_id)) THEN
         RAISE EXCEPTION 'a session stays its agent''s, and is ended, never deleted' USING ERRCODE = 'insufficient_privilege';
+    ELSIF TG_OP = 'INSERT' THEN
+        PERFORM check_decided('agent_sessions', NEW.session_id);
     END IF;
-    PERFORM check_decided('agent_sessions', NEW.session_id);
     RETURN NEW;
+END $$;
+
+CREATE FUNCTION guard_agent_sessions_moved() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    key text;
+BEGIN
+    SELECT u.key INTO key FROM (SELECT n.workspace, n.session_id AS key FROM new_rows n
+        EXCEPT SELECT c.workspace, c.key FROM decided_keys('agent_sessions') c) u LIMIT 1;
+    IF FOUND THEN
+        PERFORM refuse_undecided('agent_sessions', key);
+    END IF;
+    RETURN NULL;
 END $$;
 
 CREATE FUNCTION guard_agent_status() RETURNS trigger
@@ -194,12 +260,16 @@ CREATE TRIGGER agents_decided BEFORE INSERT OR UPDATE OR DELETE ON agents
     FOR EACH ROW EXECUTE FUNCTION guard_agents();
 CREATE TRIGGER api_keys_decided BEFORE INSERT OR UPDATE OR DELETE ON api_keys
     FOR EACH ROW EXECUTE FUNCTION guard_api_keys();
-CREATE TRIGGER file_locks_decided BEFORE INSERT OR UPDATE OR DELETE ON file_locks
+CREATE TRIGGER file_locks_decided BEFORE INSERT OR UPDATE ON file_locks
     FOR EACH ROW EXECUTE FUNCTION guard_file_locks();
+CREATE TRIGGER file_locks_gone AFTER DELETE ON file_locks REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION guard_file_locks_gone();
 CREATE TRIGGER lock_fences_decided BEFORE INSERT OR UPDATE OR DELETE ON lock_fences
     FOR EACH ROW EXECUTE FUNCTION guard_lock_fences();
 CREATE TRIGGER work_queue_decided BEFORE INSERT OR UPDATE OR DELETE ON work_queue
     FOR EACH ROW EXECUTE FUNCTION guard_work_queue();
+CREATE TRIGGER work_queue_moved AFTER UPDATE ON work_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION guard_work_queue_moved();
 CREATE TRIGGER work_queue_asked BEFORE UPDATE OF workspace, task_id, submit_order, task_type, description, input_data,
     priority, submitted_by, required_archetype, required_trust, max_attempts, deadline, created_at ON work_queue
     FOR EACH ROW EXECUTE FUNCTION refuse_rewrite();
@@ -211,6 +281,8 @@ CREATE TRIGGER activations_decided BEFORE INSERT ON activations
     FOR EACH ROW EXECUTE FUNCTION guard_activations();
 CREATE TRIGGER agent_sessions_decided BEFORE INSERT OR UPDATE OR DELETE ON agent_sessions
     FOR EACH ROW EXECUTE FUNCTION guard_agent_sessions();
+CREATE TRIGGER agent_sessions_moved AFTER UPDATE ON agent_sessions REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION guard_agent_sessions_moved();
 CREATE TRIGGER agent_status_decided BEFORE INSERT OR UPDATE OR DELETE ON agent_status
     FOR EACH ROW EXECUTE FUNCTION guard_agent_status();
 CREATE TRIGGER handoffs_decided BEFORE INSERT ON handoffs
@@ -219,6 +291,15 @@ CREATE TRIGGER memories_decided BEFORE INSERT OR UPDATE OR DELETE ON memories
     FOR EACH ROW EXECUTE FUNCTION guard_memories();
 CREATE TRIGGER idempotency_keys_decided BEFORE INSERT OR UPDATE OR DELETE ON idempotency_keys
     FOR EACH ROW EXECUTE FUNCTION guard_idempotency_keys();
+
+-- Triggers of statements are passed over where a table is changed as the child of another. The server makes no child of a
+-- table with a trigger like these, and they cost nothing: they never fire.
+CREATE TRIGGER file_locks_no_child AFTER DELETE ON file_locks REFERENCING OLD TABLE AS old_rows
+    FOR EACH ROW WHEN (false) EXECUTE FUNCTION guard_file_locks_gone();
+CREATE TRIGGER work_queue_no_child AFTER UPDATE ON work_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH ROW WHEN (false) EXECUTE FUNCTION guard_work_queue_moved();
+CREATE TRIGGER agent_sessions_no_child AFTER UPDATE ON agent_sessions REFERENCING NEW TABLE AS new_rows
+    FOR EACH ROW WHEN (false) EXECUTE FUNCTION guard_agent_sessions_moved();
 
 CREATE TRIGGER agents_stay BEFORE TRUNCATE ON agents FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
 CREATE TRIGGER api_keys_stay BEFORE TRUNCATE ON api_keys FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();

@@ -1,54 +1,91 @@
 -- The work queue: submit, claim, heartbeat, complete, cancel, and what time does. The transitions are those of
 -- `domain/task.rs`. Of several locks that one function takes, the lowest task comes first, so that two do not wait for
--- each other.
+-- each other. Who locks single tasks holds the lock of all of them shared; who has too many takes that one alone instead.
 
 -- Where a task goes without its holder.
 CREATE TYPE task_end AS (
     task_id       uuid,
     status        text,
     attempt_count bigint,
-    error_message text
+    error_message text,
+    -- Which of several tasks took it along, or it is that one itself.
+    part          bigint
 );
 
--- Which tasks these are.
-CREATE FUNCTION task_ids(ends task_end[]) RETURNS uuid[] LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, portreeve, pg_temp
+-- The most tasks that fail with another in one transaction. They take seconds, and less than others wait for a lock.
+CREATE FUNCTION family_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 50000;
+
+-- Pending tasks that wait for this one. `OFFSET 0` keeps the order in which the tables are looked into, task by task,
+-- whatever the planner expects: where one task has most of all dependants it would read them all for each task of a chain.
+CREATE FUNCTION task_waiting(id uuid) RETURNS TABLE (task_id uuid, submit_order bigint, attempt_count bigint)
+LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT coalesce(array_agg(e.task_id), '{}') FROM unnest(ends) e;
+    SELECT t.task_id, t.submit_order, t.attempt_count
+    FROM (SELECT w.workspace, w.task_id FROM work_dependencies w
+        WHERE w.workspace = current_workspace() AND w.depends_on = id OFFSET 0) w
+    CROSS JOIN LATERAL (SELECT q.task_id, q.submit_order, q.attempt_count, q.status FROM work_queue q
+        WHERE q.workspace = w.workspace AND q.task_id = w.task_id OFFSET 0) t
+    WHERE t.status = 'pending' OFFSET 0;
 END;
 
--- All tasks that wait for one of these, directly or through others.
-CREATE FUNCTION task_dependants(ids uuid[]) RETURNS uuid[] LANGUAGE sql STABLE
-SET search_path = pg_catalog, portreeve, pg_temp
-BEGIN ATOMIC
-    WITH RECURSIVE waiting AS (
-        SELECT w.task_id FROM work_dependencies w WHERE w.workspace = current_workspace() AND w.depends_on = ANY (ids)
+-- Tasks that wait for one of these, directly or through others, and would fail with it: no more than so many.
+-- Planned once: no plan is better than that one, and planning takes longer than looking where nothing waits.
+CREATE FUNCTION task_dependants(ids uuid[], most bigint) RETURNS uuid[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, portreeve, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN ARRAY(WITH RECURSIVE waiting AS (
+        SELECT t.task_id FROM unnest(ids) g CROSS JOIN LATERAL task_waiting(g) t
         UNION
-        SELECT w.task_id FROM work_dependencies w JOIN waiting ON w.depends_on = waiting.task_id
-        WHERE w.workspace = current_workspace()
+        SELECT t.task_id FROM waiting CROSS JOIN LATERAL task_waiting(waiting.task_id) t
     )
-    SELECT coalesce(array_agg(waiting.task_id), '{}') FROM waiting;
-END;
+    SELECT waiting.task_id FROM waiting LIMIT most);
+END $$;
 
 -- Locks these tasks, and with `family` all that wait for them. What comes to wait for one of them meanwhile is locked as
--- well: its identifier is younger, and so the order stays.
-CREATE FUNCTION task_lock(ids uuid[], family boolean) RETURNS void
+-- well: its identifier is younger, and so the order stays. Many are locked by the one lock of all tasks. False, and nothing
+-- is locked, when they are more than `most`.
+CREATE FUNCTION task_lock(ids uuid[], family boolean, most bigint DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     locked uuid[] := '{}'::uuid[];
     wanted uuid[] := ids;
     id     uuid;
 BEGIN
-    LOOP
-        IF family THEN
-            wanted := ids || task_dependants(ids);
+    IF family THEN
+        wanted := ids || task_dependants(ids, locks_max() + 1);
+    END IF;
+    IF cardinality(wanted) > locks_max() THEN
+        IF cardinality(task_dependants(ids, most + 1)) > most THEN
+            RETURN false;
         END IF;
-        EXIT WHEN wanted <@ locked;
+        PERFORM pg_advisory_xact_lock(lock_id('tasks', ''));
+        RETURN true;
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(lock_id('tasks', ''));
+    LOOP
         FOR id IN SELECT DISTINCT w FROM unnest(wanted) w WHERE w <> ALL (locked) ORDER BY w LOOP
             PERFORM pg_advisory_xact_lock(lock_id('task', id::text));
         END LOOP;
+        EXIT WHEN NOT family;
         locked := locked || wanted;
+        wanted := ids || task_dependants(ids, 2 * locks_max());
+        EXIT WHEN wanted <@ locked;
+        IF cardinality(wanted) >= 2 * locks_max() THEN
+            -- Two who hold the lock of all shared and want it alone would wait for each other; it is taken the next time.
+            RAISE EXCEPTION 'the family of a task grew while it was locked' USING ERRCODE = 'serialization_failure';
+        END IF;
     END LOOP;
+    RETURN true;
+END $$;
+
+-- Too much waits for a task to fail with it at once: told as a problem of the request.
+CREATE FUNCTION task_too_much(d decision, field text) RETURNS answer
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    RETURN gate_invalid(d, field, 'too_many_dependants', format('more than %s tasks wait for this one, too many to fail '
+        'with it at once; cancel some of those first, or let its lease or deadline pass', family_max()));
 END $$;
 
 -- The entry of the audit row for a task that goes there.
@@ -63,67 +100,138 @@ BEGIN ATOMIC
     SELECT coalesce(jsonb_agg(task_change(e.task_id, e.status, e.attempt_count)->0), '[]') FROM unnest(ends) e;
 END;
 
--- What fails with a task that fails or is withdrawn: all that waits for it, directly or through others, but for those that
--- failed before. They are locked already, with their families.
-CREATE FUNCTION task_fails_with(id uuid, before uuid[] DEFAULT '{}') RETURNS task_end[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, portreeve, pg_temp AS $$
+-- These tasks in their order, each that fails or is withdrawn followed by what fails with it: all that waits for it,
+-- directly or through others. One that an earlier one took along is final by then, and passed over. They are locked
+-- already, with their families.
+--
+-- The order is that of the embedded store, which looks one task after the other: the last one found comes first, with those
+-- that wait for it as they were submitted. Here the whole family is read at once, numbered as it was submitted, and
+-- what the loop touches is found by its number: a family of thousands takes no longer for each of them than one of ten.
+CREATE FUNCTION task_walk(own task_end[]) RETURNS task_end[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, portreeve, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    ws    CONSTANT text := current_workspace();
-    fails task_end[] := '{}'::task_end[];
-    known uuid[] := before;
-    ended uuid[] := ARRAY[id];
-    last  uuid;
-    more  task_end[];
+    ws       CONSTANT text := current_workspace();
+    -- The family by number: who it is, its attempts, whether it is reached.
+    ids      uuid[];
+    attempts bigint[];
+    reached  boolean[];
+    -- The numbers of `own`, and who waits for whom: `waiting[n]` for `on_[n]`, for each from `first[…]` to `last[…]`.
+    numbers  integer[];
+    on_      integer[];
+    waiting  integer[];
+    first    integer[];
+    last     integer[];
+    -- What is found: the number, none for one of `own`; and the part.
+    found_   integer[] := '{}'::integer[];
+    parts    integer[] := '{}'::integer[];
+    ended    integer[];
+    open_    integer;
+    n        integer;
+    size     integer := 0;
 BEGIN
-    WHILE cardinality(ended) > 0 LOOP
-        last := ended[cardinality(ended)];
-        ended := ended[:cardinality(ended) - 1];
-        -- `domain::task::failure::DEPENDENCY_FAILED`
-        SELECT array_agg(ROW(q.task_id, 'failed', q.attempt_count, 'dependency_failed')::task_end ORDER BY q.submit_order)
-        INTO more
-        FROM work_dependencies w JOIN work_queue q ON q.workspace = w.workspace AND q.task_id = w.task_id
-        WHERE w.workspace = ws AND w.depends_on = last AND q.status = 'pending' AND q.task_id <> ALL (known);
-        fails := fails || more;
-        ended := ended || task_ids(more);
-        known := known || task_ids(more);
+    WITH RECURSIVE family AS (
+        SELECT q.task_id, q.submit_order, q.attempt_count FROM unnest(own) e
+        JOIN work_queue q ON q.workspace = ws AND q.task_id = e.task_id
+        WHERE e.status IN ('failed', 'cancelled')
+        UNION
+        SELECT t.task_id, t.submit_order, t.attempt_count FROM family f CROSS JOIN LATERAL task_waiting(f.task_id) t
+    ), orders AS (
+        SELECT array_agg(f.submit_order ORDER BY f.submit_order) AS all_,
+            array_agg(f.task_id ORDER BY f.submit_order) AS ids,
+            array_agg(f.attempt_count ORDER BY f.submit_order) AS attempts
+        FROM family f
+    ), edges AS (
+        -- The number of a task is its place among all of them: looked up by halves.
+        SELECT width_bucket(f.submit_order, (SELECT o.all_ FROM orders o)) AS on_,
+            width_bucket(t.submit_order, (SELECT o.all_ FROM orders o)) AS waiting
+        FROM family f CROSS JOIN LATERAL task_waiting(f.task_id) t
+    )
+    SELECT o.ids, o.attempts, e.on_, e.waiting,
+        ARRAY(SELECT CASE WHEN g.status IN ('failed', 'cancelled') THEN width_bucket(q.submit_order, o.all_) END
+            FROM unnest(own) WITH ORDINALITY AS g (task_id, status, attempt_count, error_message, part, n)
+            JOIN work_queue q ON q.workspace = ws AND q.task_id = g.task_id ORDER BY g.n)
+    INTO ids, attempts, on_, waiting, numbers
+    FROM orders o, (SELECT array_agg(e.on_ ORDER BY e.on_, e.waiting) AS on_,
+        array_agg(e.waiting ORDER BY e.on_, e.waiting) AS waiting FROM edges e) e;
+    IF on_ IS NULL THEN
+        -- Nothing waits for any of them.
+        RETURN own;
+    END IF;
+    reached := array_fill(false, ARRAY[cardinality(ids)]);
+    first := array_fill(1, ARRAY[cardinality(ids)]);
+    last := array_fill(0, ARRAY[cardinality(ids)]);
+    FOR e IN 1 .. cardinality(on_) LOOP
+        n := on_[e];
+        IF last[n] = 0 THEN
+            first[n] := e;
+        END IF;
+        last[n] := e;
     END LOOP;
-    RETURN fails;
+    FOR part IN 1 .. cardinality(own) LOOP
+        n := numbers[part];
+        CONTINUE WHEN n IS NOT NULL AND reached[n];
+        size := size + 1;
+        found_[size] := NULL;
+        parts[size] := part;
+        CONTINUE WHEN n IS NULL;
+        reached[n] := true;
+        ended := ARRAY[n];
+        open_ := 1;
+        WHILE open_ > 0 LOOP
+            n := ended[open_];
+            open_ := open_ - 1;
+            FOR e IN first[n] .. last[n] LOOP
+                n := waiting[e];
+                CONTINUE WHEN reached[n];
+                reached[n] := true;
+                size := size + 1;
+                found_[size] := n;
+                parts[size] := part;
+                open_ := open_ + 1;
+                ended[open_] := n;
+            END LOOP;
+        END LOOP;
+    END LOOP;
+    -- `domain::task::failure::DEPENDENCY_FAILED`
+    RETURN ARRAY(SELECT CASE WHEN f.n IS NULL THEN own[f.part]
+        ELSE ROW(ids[f.n], 'failed', attempts[f.n], 'dependency_failed', (own[f.part]).part)::task_end END
+        FROM unnest(found_, parts) WITH ORDINALITY AS f (n, part, place) ORDER BY f.place);
 END $$;
 
--- What becomes of these tasks by time alone, or with `gone` because whoever had claimed them is gone; and of all that waits
--- for those that fail. `before` is what became of others. They are locked already, with their families.
-CREATE FUNCTION task_ends(at timestamptz, ids uuid[], gone boolean, before task_end[] DEFAULT '{}') RETURNS task_end[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, portreeve, pg_temp AS $$
-DECLARE
-    ws    CONSTANT text := current_workspace();
-    ends  task_end[] := '{}'::task_end[];
-    fails uuid[] := task_ids(before);
-    own   task_end;
-    more  task_end[];
-BEGIN
+-- What becomes of these tasks, in this order, by time alone, or with `gone` because whoever had claimed them is gone; those
+-- of which nothing becomes are left out. They are locked already.
+CREATE FUNCTION task_ends(at timestamptz, ids uuid[], gone boolean) RETURNS task_end[] LANGUAGE sql STABLE
+SET search_path = pg_catalog, portreeve, pg_temp
+BEGIN ATOMIC
     -- `domain::task::failure::DEADLINE_EXCEEDED` and `ATTEMPTS_EXHAUSTED`
-    FOR own IN SELECT q.task_id,
+    SELECT ARRAY(
+        SELECT ROW(q.task_id,
             CASE WHEN q.deadline <= at OR s.attempts >= q.max_attempts THEN 'failed' ELSE 'pending' END, s.attempts,
             CASE WHEN q.deadline <= at THEN 'deadline_exceeded'
-                 WHEN s.attempts >= q.max_attempts THEN 'attempts_exhausted' END
-        FROM work_queue q
+                 WHEN s.attempts >= q.max_attempts THEN 'attempts_exhausted' END,
+            g.n)::task_end
+        FROM unnest(ids) WITH ORDINALITY AS g (id, n)
+        JOIN work_queue q ON q.workspace = current_workspace() AND q.task_id = g.id
         CROSS JOIN LATERAL (SELECT least(q.attempt_count + CASE q.status WHEN 'claimed' THEN 1 ELSE 0 END,
             q.max_attempts) AS attempts) s
-        WHERE q.workspace = ws AND q.task_id = ANY (ids)
-          AND ((q.status IN ('pending', 'claimed') AND q.deadline <= at)
-               OR (q.status = 'claimed' AND (gone OR q.lease_expires_at <= at)))
-        ORDER BY q.submit_order LOOP
-        -- One that an earlier one's failure took with it is final by now.
-        CONTINUE WHEN own.task_id = ANY (fails);
-        ends := ends || own;
-        IF own.status = 'failed' THEN
-            more := task_fails_with(own.task_id, fails);
-            ends := ends || more;
-            fails := fails || own.task_id || task_ids(more);
-        END IF;
-    END LOOP;
-    RETURN ends;
-END $$;
+        WHERE (q.status IN ('pending', 'claimed') AND q.deadline <= at)
+           OR (q.status = 'claimed' AND (gone OR q.lease_expires_at <= at))
+        ORDER BY g.n);
+END;
+
+-- The part of a family too large for one transaction that fails first: the youngest of all that waits for these. Whoever
+-- waits for a task is younger than it, so nothing is left that waits for what fails; and they are doomed, because nobody can
+-- complete a task whose time is over.
+CREATE FUNCTION task_youngest(own task_end[], most bigint) RETURNS task_end[] LANGUAGE sql STABLE
+SET search_path = pg_catalog, portreeve, pg_temp
+BEGIN ATOMIC
+    SELECT ARRAY(
+        SELECT ROW(q.task_id, 'failed', q.attempt_count, 'dependency_failed', NULL)::task_end
+        FROM unnest(task_dependants(ARRAY(SELECT e.task_id FROM unnest(own) e WHERE e.status = 'failed'), NULL)) g
+        JOIN work_queue q ON q.workspace = current_workspace() AND q.task_id = g
+        ORDER BY q.submit_order DESC LIMIT most);
+END;
 
 -- Ends claims and tasks as announced. `claimed_by` of a final task stays, to tell who did it.
 CREATE FUNCTION task_move(at timestamptz, ends task_end[], result json DEFAULT NULL) RETURNS void
@@ -229,6 +337,7 @@ BEGIN
         RETURN a;
     END IF;
     IF p_task_id IS NOT NULL THEN
+        PERFORM pg_advisory_xact_lock_shared(lock_id('tasks', ''));
         PERFORM pg_advisory_xact_lock(lock_id('task', p_task_id::text));
     END IF;
     at := clock_now();
@@ -272,6 +381,7 @@ BEGIN
     IF a.verdict IS NOT NULL THEN
         RETURN a;
     END IF;
+    PERFORM pg_advisory_xact_lock_shared(lock_id('tasks', ''));
     PERFORM pg_advisory_xact_lock(lock_id('task', p_task_id::text));
     at := clock_now();
     until := at + p_lease_seconds * interval '1 second';
@@ -296,30 +406,35 @@ DECLARE
     at    timestamptz;
     task  work_queue;
     own   task_end;
-    fails task_end[] := '{}'::task_end[];
+    ends  task_end[];
 BEGIN
     a := gate_enter(d, 'task_complete', 'complete_work');
     IF a.verdict IS NOT NULL THEN
         RETURN a;
     END IF;
-    PERFORM task_lock(ARRAY[p_task_id], NOT p_success);
+    IF NOT task_lock(ARRAY[p_task_id], NOT p_success, family_max()) THEN
+        RETURN task_too_much(d, 'success');
+    END IF;
     at := clock_now();
     task := task_held(d, p_task_id, p_claim_token, at);
     IF task.task_id IS NULL THEN
         RETURN gate_done(d, at, 'refused',
             task_ended(false, NULL, p_task_id, 'task_not_found_or_not_claimed_by_agent'));
     END IF;
-    own := ROW(p_task_id, 'completed', task.attempt_count + 1, p_error_message)::task_end;
+    own := ROW(p_task_id, 'completed', task.attempt_count + 1, p_error_message, 1)::task_end;
     IF NOT p_success THEN
         own.attempt_count := least(task.attempt_count + 1, task.max_attempts);
         own.status := CASE WHEN own.attempt_count >= task.max_attempts THEN 'failed' ELSE 'pending' END;
     END IF;
+    ends := ARRAY[own];
     IF own.status = 'failed' THEN
-        fails := task_fails_with(p_task_id);
+        ends := task_walk(ends);
     END IF;
-    a := gate_done(d, at, 'ok', task_ended(true, own.status, p_task_id, NULL), task_changes(own || fails));
-    PERFORM task_move(at, ARRAY[own], p_result);
-    PERFORM task_move(at, fails);
+    a := gate_done(d, at, 'ok', task_ended(true, own.status, p_task_id, NULL), task_changes(ends));
+    PERFORM task_move(at, ends[:1], p_result);
+    IF cardinality(ends) > 1 THEN
+        PERFORM task_move(at, ends[2:]);
+    END IF;
     IF own.status = 'completed' THEN
         UPDATE work_queue q SET open_dependencies = q.open_dependencies - 1
         WHERE q.workspace = ws AND q.status = 'pending' AND q.open_dependencies > 0 AND q.task_id IN
@@ -337,14 +452,16 @@ DECLARE
     at    timestamptz;
     task  work_queue;
     own   task_end;
-    fails task_end[];
+    ends  task_end[];
     no    text;
 BEGIN
     a := gate_enter(d, 'task_cancel', 'submit_work');
     IF a.verdict IS NOT NULL THEN
         RETURN a;
     END IF;
-    PERFORM task_lock(ARRAY[p_task_id], true);
+    IF NOT task_lock(ARRAY[p_task_id], true, family_max()) THEN
+        RETURN task_too_much(d, 'task_id');
+    END IF;
     at := clock_now();
     SELECT * INTO task FROM work_queue q WHERE q.workspace = ws AND q.task_id = p_task_id;
     no := CASE
@@ -356,10 +473,10 @@ BEGIN
         RETURN gate_done(d, at, 'refused', task_ended(false, NULL, p_task_id, no));
     END IF;
     own := ROW(p_task_id, 'cancelled', least(task.attempt_count + CASE task.status WHEN 'claimed' THEN 1 ELSE 0 END,
-        task.max_attempts), p_reason)::task_end;
-    fails := task_fails_with(p_task_id);
-    a := gate_done(d, at, 'ok', task_ended(true, 'cancelled', p_task_id, NULL), task_changes(own || fails));
-    PERFORM task_move(at, own || fails);
+        task.max_attempts), p_reason, 1)::task_end;
+    ends := task_walk(ARRAY[own]);
+    a := gate_done(d, at, 'ok', task_ended(true, 'cancelled', p_task_id, NULL), task_changes(ends));
+    PERFORM task_move(at, ends);
     RETURN a;
 END $$;
 
@@ -371,7 +488,10 @@ DECLARE
     a    answer;
     at   timestamptz;
     ids  uuid[];
+    own  task_end[];
     ends task_end[];
+    -- The most tasks of one call; the next one takes the rest.
+    most CONSTANT bigint := family_max() / 2;
 BEGIN
     a := gate_enter(d, 'task_expire', 'expire_leases');
     IF a.verdict IS NOT NULL THEN
@@ -390,11 +510,20 @@ BEGIN
         ORDER BY l.submit_order LIMIT 500);
     PERFORM task_lock(ids, true);
     -- A heartbeat or a report may have been quicker.
-    ends := task_ends(at, ids, false);
+    own := task_ends(at, ids, false);
+    ids := ARRAY(SELECT e.task_id FROM unnest(own) e WHERE e.status = 'failed');
+    IF cardinality(task_dependants(ids, most + 1)) > most THEN
+        ends := task_youngest(own, most);
+    ELSE
+        ends := task_walk(own);
+    END IF;
     a := gate_done(d, at, 'ok', json_build_object(
         'requeued', (SELECT count(*) FROM unnest(ends) e WHERE e.status = 'pending'),
         'failed', (SELECT count(*) FROM unnest(ends) e WHERE e.status = 'failed')), task_changes(ends));
     PERFORM task_move(at, ends);
-    DELETE FROM idempotency_keys k WHERE k.workspace = ws AND k.created_at <= at - interval '24 hours';
+    DELETE FROM idempotency_keys k USING (
+        SELECT o.agent_id, o.key FROM idempotency_keys o
+        WHERE o.workspace = ws AND o.created_at <= at - interval '24 hours' ORDER BY o.created_at LIMIT most) o
+    WHERE k.workspace = ws AND k.agent_id = o.agent_id AND k.key = o.key;
     RETURN a;
 END $$;

@@ -184,6 +184,38 @@ async fn a_failed_or_cancelled_dependency_fails_what_waits_for_it_all_the_way() 
     }
 }
 
+/// The log tells what fails with a task in one order, whichever store it is: of those that failed, the one that was found
+/// last comes next, with those that wait for it as they were submitted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_with_a_task_is_told_in_one_order() {
+    let server = Server::start().await;
+    let (boss, worker) = pair(&server).await;
+    // Which of those before each waits for: mixed, and always the same.
+    let waits = |n: usize| (0..n).filter(move |before| (n * 31 + before * 17) % 7 < 2).collect::<Vec<_>>();
+    let mut ids = vec![boss.submit("root", json!({"max_attempts": 1})).await];
+    for n in 1..40 {
+        let depends_on: Vec<&String> = waits(n).into_iter().map(|before| &ids[before]).collect();
+        let id = boss.submit("t", json!({"depends_on": depends_on})).await;
+        ids.push(id);
+    }
+    let (mut fails, mut ended) = (vec![0], vec![0]);
+    while let Some(last) = ended.pop() {
+        for n in (1..ids.len()).filter(|n| waits(*n).contains(&last)) {
+            if !fails.contains(&n) {
+                fails.push(n);
+                ended.push(n);
+            }
+        }
+    }
+    assert!(fails.len() > 20 && fails.len() < ids.len() && !fails.is_sorted(), "{fails:?}");
+    let claim = worker.claim("root").await;
+    let seq = server.last_seq().await;
+    complete(&worker, &claim, json!({"success": false, "error_message": "no"})).await.done();
+    let changes: Vec<Value> = serde_json::from_str(&server.only_line_after(seq).await.changes).unwrap();
+    let told: Vec<&str> = changes.iter().map(|change| change["key"].as_str().unwrap()).collect();
+    assert_eq!(told, fails.iter().map(|n| ids[*n].as_str()).collect::<Vec<_>>());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_attempt_is_retried_until_none_is_left() {
     let server = Server::start().await;

@@ -158,6 +158,152 @@ async fn a_decision_covers_what_it_announces_and_nothing_else() {
     assert_eq!(sqlx::query_scalar::<_, i64>(taken).fetch_one(&mut conn).await.unwrap(), 0);
 }
 
+/// What changes by the thousand is held against the decision after the statement, all at once: of whatever kind it is, and
+/// however many rows it also may change.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_takes_other_rows_along() {
+    let server = Server::on_postgres().await;
+    fill(&server).await;
+    let a = server.agent("b", "claude_code_local").await;
+    let [own, other] = [a.submit("own", json!({})).await, a.submit("other", json!({})).await];
+    let waits = a.submit("waits", json!({"depends_on": [own]})).await;
+    a.post("/discovery/register", json!({"session_id": "s-2"})).await.done();
+    a.acquire("src/own.rs").await.done();
+    let (own_is, other_is) = (format!("task_id = '{own}'"), format!("task_id = '{other}'"));
+    let move_all = format!("UPDATE work_queue SET attempt_count = attempt_count WHERE {own_is} OR {other_is}");
+    let columns = "workspace, task_id, task_type, description, priority, status, submitted_by, max_attempts";
+    let decided = |call: &str, operation: &str| {
+        let name = call.split('(').next().unwrap();
+        format!(
+            "SELECT {}",
+            call.replace(
+                "$d",
+                &format!(
+                    "ROW(gen_random_uuid(), 'r', 'b', 'claude_code', 'claude_code_local', 3, '{name}', '{operation}', 'x',
+                     '{{}}', '{{}}', 'allow', 'allowed', '', 'both', '[]', '[]', '{{}}', 'sha256:x', 1, 1, 0, 0, NULL, false,
+                     NULL, NULL, NULL, NULL, NULL, NULL)::decision"
+                )
+            )
+        )
+    };
+    let claim = decided(&format!("task_claim($d, '{own}', NULL, 60, NULL)"), "get_work");
+    let heartbeat = decided("session_heartbeat($d, 's-2')", "heartbeat");
+    let release = decided("lock_acquire($d, 'src/own.rs', NULL, NULL, 30, true)", "acquire_lock");
+    let complete = decided(&format!("task_complete($d, '{own}', true, NULL, NULL, NULL)"), "complete_work");
+    let tries: Vec<(&str, bool, String)> = vec![
+        (&claim, true, format!("UPDATE work_queue SET attempt_count = attempt_count WHERE {own_is}")),
+        (&claim, false, move_all.clone()),
+        (
+            &claim,
+            false,
+            format!(
+                "WITH x AS (UPDATE work_queue SET attempt_count = attempt_count WHERE {own_is})
+            UPDATE work_queue SET attempt_count = attempt_count WHERE {other_is}"
+            ),
+        ),
+        (
+            &claim,
+            false,
+            format!("WITH x AS (UPDATE work_queue SET attempt_count = attempt_count WHERE {other_is}) SELECT 1"),
+        ),
+        (
+            &claim,
+            false,
+            format!(
+                "INSERT INTO work_queue ({columns}) SELECT {columns} FROM work_queue WHERE {other_is}
+            ON CONFLICT (workspace, task_id) DO UPDATE SET attempt_count = excluded.attempt_count"
+            ),
+        ),
+        (
+            &claim,
+            false,
+            format!(
+                "MERGE INTO work_queue q USING (SELECT '{other}'::uuid AS id) o ON q.task_id = o.id
+            WHEN MATCHED THEN UPDATE SET attempt_count = 0"
+            ),
+        ),
+        (
+            &claim,
+            false,
+            format!("{move_all} RETURNING set_config('portreeve.decision', gen_random_uuid()::text, true)"),
+        ),
+        (
+            &claim,
+            false,
+            format!("UPDATE work_queue SET open_dependencies = open_dependencies - 1 WHERE task_id = '{waits}'"),
+        ),
+        (&heartbeat, true, "UPDATE agent_sessions SET current_task = 'x' WHERE session_id = 's-2'".to_owned()),
+        (&heartbeat, false, "UPDATE agent_sessions SET current_task = 'x'".to_owned()),
+        (&release, true, "DELETE FROM file_locks WHERE lock_key = 'src/own.rs'".to_owned()),
+        (&release, false, "DELETE FROM file_locks".to_owned()),
+        (
+            &release,
+            false,
+            "MERGE INTO file_locks l USING (SELECT 'src/a.rs' AS key) o ON l.lock_key = o.key
+            WHEN MATCHED THEN DELETE"
+                .to_owned(),
+        ),
+    ];
+    let mut conn = superuser(&server).await;
+    for role in ["portreeve_owner", "postgres"] {
+        run(&mut conn, &format!("SET ROLE {role}; SET search_path = portreeve")).await.unwrap();
+        for (decide, may, sql) in &tries {
+            let mut tx = conn.begin().await.unwrap();
+            run(&mut tx, decide).await.unwrap();
+            match run(&mut tx, sql).await {
+                Ok(_) => assert!(*may, "{role} was let through: {sql}"),
+                Err(error) => {
+                    assert!(!*may && code(&error) == "42501", "{role}: {sql}: {error}");
+                    assert!(error.to_string().contains("no allow decision"), "{role}: {sql}: {error}");
+                }
+            }
+            tx.rollback().await.unwrap();
+        }
+        // A task is told that what it waits for is completed, and no more; and only those that wait for it are told.
+        for (may, set, id) in [
+            (true, "", &waits),
+            (false, ", error_message = 'x'", &waits),
+            (false, ", result = '1'", &waits),
+            (false, "", &other),
+        ] {
+            let mut tx = conn.begin().await.unwrap();
+            run(&mut tx, &claim).await.unwrap();
+            // What the function tells is undone, so that it can be told here.
+            let keep = "ALTER TABLE work_queue DISABLE TRIGGER USER;
+                UPDATE work_queue SET open_dependencies = open_dependencies + 1 WHERE task_id IN";
+            run(&mut tx, &complete).await.unwrap();
+            run(&mut tx, &format!("{keep} ('{waits}', '{other}'); ALTER TABLE work_queue ENABLE TRIGGER USER"))
+                .await
+                .unwrap();
+            let sql =
+                format!("UPDATE work_queue SET open_dependencies = open_dependencies - 1{set} WHERE task_id = '{id}'");
+            let told = run(&mut tx, &sql).await;
+            assert_eq!(told.is_ok(), may, "{role}: {sql}: {told:?}");
+            tx.rollback().await.unwrap();
+        }
+        run(&mut conn, "RESET ROLE").await.unwrap();
+    }
+}
+
+/// A trigger of a statement does not fire for what is changed through a parent of the table: it gets none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guarded_table_is_nobodys_child() {
+    let server = Server::on_postgres().await;
+    let mut conn = superuser(&server).await;
+    for table in ["work_queue", "file_locks", "agent_sessions"] {
+        run(&mut conn, &format!("CREATE TABLE public.parent_{table} (LIKE portreeve.{table})")).await.unwrap();
+        let child = format!("ALTER TABLE portreeve.{table} INHERIT public.parent_{table}");
+        let error = run(&mut conn, &child).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("trigger \"{table}_no_child\" prevents")), "{error}");
+        let parted = format!(
+            "CREATE TABLE public.parted_{table} (LIKE portreeve.{table}) PARTITION BY LIST (workspace);
+            ALTER TABLE public.parted_{table} ATTACH PARTITION portreeve.{table} DEFAULT"
+        );
+        let error = run(&mut conn, &parted).await.unwrap_err().to_string();
+        assert!(error.contains("prevents") || error.contains("identity") || error.contains("trigger"), "{error}");
+    }
+}
+
 /// Row security is in force for the owner as well: one workspace does not see, and does not touch, another.
 #[tokio::test(flavor = "multi_thread")]
 async fn workspaces_do_not_see_each_other() {

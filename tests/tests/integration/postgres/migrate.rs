@@ -199,7 +199,7 @@ async fn every_function_is_clean() {
                FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
                LEFT JOIN pg_trigger t ON t.tgfoid = p.oid AND NOT t.tgisinternal
                CROSS JOIN LATERAL public.plpgsql_check_function_tb(p.oid, coalesce(t.tgrelid, 0),
-                   extra_warnings => true, performance_warnings => false, security_warnings => true) c
+                   oldtable => t.tgoldtable, newtable => t.tgnewtable, extra_warnings => true, performance_warnings => false, security_warnings => true) c
                WHERE p.pronamespace = 'portreeve'::regnamespace AND l.lanname = 'plpgsql'";
     let said: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut conn).await.unwrap();
     assert!(said.is_empty(), "{said:#?}");
