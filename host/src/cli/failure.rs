@@ -56,6 +56,12 @@ pub(super) fn store(error: &StoreError) -> CliError {
         StoreError::Unreachable { .. } => {
             "look whether the server runs there and lets this user in: host, port, database, password, TLS"
         }
+        StoreError::Untrusted { .. } => {
+            "name the CA's file (sslrootcert=FILE), and the host as its certificate does; sslmode says what is insisted on"
+        }
+        StoreError::Unencrypted { .. } => {
+            "leave out sslmode=disable, or say sslmode=verify-full; pg_hba.conf on the server says whom it lets in"
+        }
         StoreError::OldServer { .. } => "use a newer server",
         StoreError::Privileged { .. } => {
             "log in as portreeve_app, or as a role that is a member of it alone; --allow-privileged-role serves all the same"

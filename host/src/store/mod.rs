@@ -232,6 +232,22 @@ pub enum StoreError {
         /// Why.
         cause: String,
     },
+    /// The server cannot be trusted: its certificate is not to be believed, or it takes no TLS.
+    #[error("the database at `{place}` cannot be connected to safely: {cause}")]
+    Untrusted {
+        /// Where it should be.
+        place: String,
+        /// Why.
+        cause: String,
+    },
+    /// The server lets nobody in without TLS.
+    #[error("the database at `{place}` lets this user in only over TLS, or not from here: {cause}")]
+    Unencrypted {
+        /// Where it is.
+        place: String,
+        /// What it says.
+        cause: String,
+    },
     /// The server's version lacks what the schema needs.
     #[error("the server is PostgreSQL {found}; this program needs {needed} or later")]
     OldServer {

@@ -137,7 +137,20 @@ impl Options {
     }
 
     pub(super) fn unreachable(&self, error: &sqlx::Error) -> StoreError {
-        StoreError::Unreachable { place: self.to_string(), cause: error.to_string() }
+        let (place, cause) = (self.to_string(), error.to_string());
+        match error {
+            sqlx::Error::Tls(_) => StoreError::Untrusted { place, cause },
+            sqlx::Error::Io(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                StoreError::Untrusted { place, cause }
+            }
+            // No line of pg_hba.conf is for connections in clear.
+            sqlx::Error::Database(told)
+                if told.code().as_deref() == Some("28000") && told.message().contains("no encryption") =>
+            {
+                StoreError::Unencrypted { place, cause }
+            }
+            _ => StoreError::Unreachable { place, cause },
+        }
     }
 }
 

@@ -57,17 +57,53 @@ fn cluster() -> &'static Cluster {
 }
 
 fn start() -> Cluster {
+    let (child, told) = run(&[]);
+    Cluster { url: told[0].clone(), _child: Some(child) }
+}
+
+/// Runs the script, which lives until its stdin is closed, and reads what it prints: the URL comes last of all it makes.
+fn run(words: &[&str]) -> (Child, Vec<String>) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("postgres/cluster");
     let mut child = Command::new("bash")
         .arg(script)
+        .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("bash starts the private cluster");
-    let mut url = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
-    assert!(url.starts_with("postgres://"), "no private PostgreSQL was started; see above");
-    Cluster { url: url.trim().to_owned(), _child: Some(child) }
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let told: Vec<String> = lines.by_ref().take(if words.is_empty() { 1 } else { 2 }).collect();
+    assert!(
+        told.first().is_some_and(|url| url.starts_with("postgres://")),
+        "no private PostgreSQL was started; see above"
+    );
+    (child, told)
+}
+
+/// A cluster of its own that takes connections over TLS only. It goes with this value.
+pub(crate) struct Tls {
+    /// A superuser's URL, which says nothing of TLS.
+    pub(crate) url: String,
+    /// The CA of its certificate, which is for 127.0.0.1 and localhost. It answers at 127.0.0.2 as well.
+    pub(crate) ca: PathBuf,
+    /// A CA that signed nothing.
+    pub(crate) other_ca: PathBuf,
+    child: Child,
+}
+
+impl Tls {
+    pub(crate) fn start() -> Self {
+        let (child, told) = run(&["--tls"]);
+        let ca = PathBuf::from(&told[1]);
+        Self { url: told[0].clone(), other_ca: ca.with_file_name("other.crt"), ca, child }
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        drop(self.child.wait());
+    }
 }
 
 fn base() -> PgConnectOptions {

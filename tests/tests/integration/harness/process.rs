@@ -63,7 +63,8 @@ impl Process {
         Self::start_on(data, database)
     }
 
-    fn start_on(data: &Path, database: Option<String>) -> Self {
+    /// The same on a database that a URL names.
+    pub(crate) fn start_on(data: &Path, database: Option<String>) -> Self {
         let ready = data.join("ready.json");
         drop(std::fs::remove_file(&ready));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("stderr.log")).unwrap();

@@ -9,3 +9,4 @@ mod numbers;
 mod plans;
 mod roles;
 mod round_trips;
+mod tls;
