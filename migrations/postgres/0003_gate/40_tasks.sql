@@ -30,10 +30,10 @@ BEGIN ATOMIC
 END;
 
 -- Tasks that wait for one of these, directly or through others, and would fail with it: no more than so many.
--- Planned once: no plan is better than that one, and planning takes longer than looking where nothing waits.
+-- Planned once and not compiled: no plan is better than that one, and either takes longer than looking where nothing waits.
 CREATE FUNCTION task_dependants(ids uuid[], most bigint) RETURNS uuid[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, portreeve, pg_temp
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     RETURN ARRAY(WITH RECURSIVE waiting AS (
         SELECT t.task_id FROM unnest(ids) g CROSS JOIN LATERAL task_waiting(g) t
@@ -109,7 +109,7 @@ END;
 -- what the loop touches is found by its number: a family of thousands takes no longer for each of them than one of ten.
 CREATE FUNCTION task_walk(own task_end[]) RETURNS task_end[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, portreeve, pg_temp
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     ws       CONSTANT text := current_workspace();
     -- The family by number: who it is, its attempts, whether it is reached.
