@@ -102,12 +102,10 @@ impl Options {
         self.connect.connect().await.map_err(|error| self.unreachable(&error))
     }
 
-    /// Nothing is found but what a statement names whole; nothing waits for ever. Where the planner takes much for possible it
-    /// would compile a plan, for longer than a mutation takes.
+    /// Nothing is found but what a statement names whole; nothing waits for ever.
     pub(super) fn for_mutations(&self) -> PgConnectOptions {
         PgConnectOptions::clone(&self.connect).options([
             ("search_path", "pg_catalog"),
-            ("jit", "off"),
             ("statement_timeout", "15s"),
             ("lock_timeout", "8s"),
             ("idle_in_transaction_session_timeout", "15s"),
