@@ -132,12 +132,17 @@ CREATE TABLE activations (
     FOREIGN KEY (workspace, digest) REFERENCES components (workspace, digest)
 );
 
+-- The number of this transaction, as the log orders by it.
+CREATE FUNCTION xact_now() RETURNS bigint LANGUAGE sql STABLE
+RETURN pg_current_xact_id()::text::bigint;
+
 -- Append-only. `xact` orders the rows: it is taken inside the transaction after its locks, so that rows that touch one
--- key, one agent or the epoch stand as they happened. The gap-free `seq` is given a moment later, in `audit_seq`: a
--- counter inside the hot transaction would serialise every commit.
+-- key, one agent or the epoch stand as they happened. Rows that were moved here from an embedded store were numbered
+-- before: theirs is 0 for the last of them and falls by one with each before it. The gap-free `seq` is given a moment
+-- later, in `audit_seq`: a counter inside the hot transaction would serialise every commit.
 CREATE TABLE audit_log (
     workspace     text        NOT NULL DEFAULT 'default',
-    xact          xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    xact          bigint      NOT NULL DEFAULT xact_now(),
     id            uuid        NOT NULL,
     created_at    timestamptz NOT NULL,
     request_id    text        NOT NULL,

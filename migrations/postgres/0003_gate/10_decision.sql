@@ -95,7 +95,7 @@ BEGIN
     INSERT INTO audit_log (workspace, xact, id, created_at, request_id, agent_id, agent_type, profile, trust_level,
         command, operation, resource, parameters, request, decision, reason, detail, engine, deciding, violations,
         obligations, component, epoch, facts_version, fuel, outcome, result, changes, duration_us)
-    VALUES (ws, pg_current_xact_id(), d.id, at, d.request_id, d.agent_id, d.agent_type, d.profile, d.trust_level,
+    VALUES (ws, xact_now(), d.id, at, d.request_id, d.agent_id, d.agent_type, d.profile, d.trust_level,
         d.command, d.operation, d.resource, d.parameters, d.request, d.decision, d.reason, d.detail, d.engine, d.deciding,
         d.violations, d.obligations, d.component, d.epoch, d.facts_version, d.fuel, outcome, kept, changes,
         greatest(0, d.elapsed_us + (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint));

@@ -9,7 +9,7 @@ BEGIN
     -- The setting only says where to look. What counts is a row that this very transaction wrote.
     PERFORM 1 FROM audit_log l
     WHERE l.workspace = current_workspace() AND l.id = nullif(current_setting('portreeve.decision', true), '')::uuid
-      AND l.xact = pg_current_xact_id() AND l.decision = 'allow' AND l.outcome = 'ok'
+      AND l.xact = xact_now() AND l.decision = 'allow' AND l.outcome = 'ok'
       AND l.changes @> jsonb_build_array(jsonb_build_object('table', tab, 'key', key));
     IF NOT FOUND THEN
         PERFORM refuse_undecided(tab, key);
@@ -24,7 +24,7 @@ BEGIN ATOMIC
     SELECT l.workspace, c.value->>'key', c.value->'version'
     FROM audit_log l CROSS JOIN LATERAL jsonb_array_elements(l.changes) AS c (value)
     WHERE l.workspace = current_workspace() AND l.id = nullif(current_setting('portreeve.decision', true), '')::uuid
-      AND l.xact = pg_current_xact_id() AND l.decision = 'allow' AND l.outcome = 'ok' AND c.value->>'table' = tab;
+      AND l.xact = xact_now() AND l.decision = 'allow' AND l.outcome = 'ok' AND c.value->>'table' = tab;
 END;
 
 CREATE FUNCTION refuse_undecided(tab text, key text) RETURNS void
@@ -244,7 +244,7 @@ BEGIN
     END IF;
     PERFORM 1 FROM audit_log l
     WHERE l.workspace = current_workspace() AND l.id = nullif(current_setting('portreeve.decision', true), '')::uuid
-      AND l.xact = pg_current_xact_id() AND l.decision = 'allow' AND (TG_OP = 'DELETE' OR l.id = NEW.audit_id);
+      AND l.xact = xact_now() AND l.decision = 'allow' AND (TG_OP = 'DELETE' OR l.id = NEW.audit_id);
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no allow decision of this transaction' USING ERRCODE = 'insufficient_privilege';
     END IF;

@@ -4,7 +4,7 @@
 CREATE TABLE audit_seq (
     workspace text   NOT NULL DEFAULT 'default',
     seq       bigint NOT NULL CHECK (seq > 0),
-    xact      xid8   NOT NULL,
+    xact      bigint NOT NULL,
     id        uuid   NOT NULL,
     -- RFC 6962 leaf hash of the row's canonical JSON with its seq.
     leaf_hash bytea  NOT NULL CHECK (length(leaf_hash) = 32),
@@ -21,7 +21,7 @@ CREATE TRIGGER audit_seq_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_seq
 --
 -- A row's transaction number is taken under the shared lock of the epoch, so whoever may still commit a row with a number
 -- below the present one holds that lock and its own number's now. Transactions of other programs do not matter.
-CREATE FUNCTION audit_horizon() RETURNS xid8
+CREATE FUNCTION audit_horizon() RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     lock_  CONSTANT bigint := lock_id('epoch', '');
@@ -37,7 +37,7 @@ BEGIN
       AND x.locktype = 'transactionid' AND x.granted AND x.mode = 'ExclusiveLock' AND x.pid <> pg_backend_pid()
       -- One that began after `next` was read is above it: it seems to lie almost a whole round behind.
       AND mod(mod(next, 4294967296) - x.transactionid::text::numeric + 4294967296, 4294967296) < 2147483648;
-    RETURN (next - coalesce(behind, 0))::text::xid8;
+    RETURN next::bigint - coalesce(behind, 0);
 END $$;
 
 -- The turn to number rows, until the transaction ends. Without `wait`, false when another host has it.
@@ -56,7 +56,7 @@ CREATE FUNCTION audit_unnumbered(most bigint) RETURNS TABLE (seq bigint, id uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     ws      CONSTANT text := current_workspace();
-    horizon CONSTANT xid8 := audit_horizon();
+    horizon CONSTANT bigint := audit_horizon();
     last    audit_seq;
 BEGIN
     -- A statement of its own, so that its snapshot is younger than the horizon.
@@ -64,7 +64,9 @@ BEGIN
     RETURN QUERY SELECT coalesce(last.seq, 0) + row_number() OVER (ORDER BY l.xact, l.id), l.id
     FROM audit_log l
     WHERE l.workspace = ws AND l.xact < horizon
-      AND (l.xact, l.id) > (coalesce(last.xact, '0'::xid8), coalesce(last.id, '00000000-0000-0000-0000-000000000000'::uuid))
+      -- Below all, where nothing is numbered: of rows that were moved here the first are far below zero.
+      AND (l.xact, l.id) > (coalesce(last.xact, '-9223372036854775808'::bigint),
+                            coalesce(last.id, '00000000-0000-0000-0000-000000000000'::uuid))
     ORDER BY l.xact, l.id LIMIT most;
 END $$;
 
@@ -73,7 +75,7 @@ CREATE FUNCTION audit_number(first bigint, ids uuid[], leaf_hashes bytea[]) RETU
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     ws       CONSTANT text := current_workspace();
-    horizon  xid8;
+    horizon  bigint;
     last     audit_seq;
     numbered bigint;
 BEGIN
@@ -88,8 +90,9 @@ BEGIN
     INSERT INTO audit_seq (workspace, seq, xact, id, leaf_hash)
     SELECT ws, first + l.n - 1, l.xact, l.id, leaf_hashes[l.n]
     FROM (SELECT l.xact, l.id, row_number() OVER (ORDER BY l.xact, l.id) AS n FROM audit_log l
-          WHERE l.workspace = ws AND l.xact < horizon AND (l.xact, l.id)
-              > (coalesce(last.xact, '0'::xid8), coalesce(last.id, '00000000-0000-0000-0000-000000000000'::uuid))
+          WHERE l.workspace = ws AND l.xact < horizon
+            AND (l.xact, l.id) > (coalesce(last.xact, '-9223372036854775808'::bigint),
+                                  coalesce(last.id, '00000000-0000-0000-0000-000000000000'::uuid))
           ORDER BY l.xact, l.id LIMIT cardinality(ids)) l
     WHERE l.id = ids[l.n];
     GET DIAGNOSTICS numbered = ROW_COUNT;

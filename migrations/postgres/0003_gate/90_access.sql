@@ -7,7 +7,7 @@ BEGIN
     -- The names are literals of this file.
     FOREACH tab IN ARRAY ARRAY['agents', 'api_keys', 'file_locks', 'lock_fences', 'work_queue', 'work_dependencies',
         'agent_sessions', 'agent_status', 'handoffs', 'memories', 'components', 'activations', 'idempotency_keys',
-        'audit_log', 'audit_seq', 'guardrail_violations'] LOOP
+        'audit_log', 'audit_seq', 'guardrail_violations', 'store_moves'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', tab);
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', tab);
         EXECUTE format('REVOKE ALL ON %I FROM PUBLIC', tab);

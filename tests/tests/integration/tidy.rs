@@ -143,8 +143,8 @@ fn migration_of(backend: &str, path: &str) -> Option<String> {
     name.starts_with(|c: char| c.is_ascii_digit()).then(|| name.to_owned())
 }
 
-/// Tables that only one backend needs: a file's one writer numbers the log's rows as it writes them.
-const TABLES_OF_POSTGRES: [&str; 1] = ["audit_seq"];
+/// Tables that only one backend needs: a file's one writer numbers the log's rows as it writes them, and only a file moves.
+const TABLES_OF_POSTGRES: [&str; 2] = ["audit_seq", "store_moves"];
 
 #[test]
 fn every_migration_has_a_twin_that_makes_the_same_tables() {

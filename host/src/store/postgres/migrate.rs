@@ -44,6 +44,7 @@ const MIGRATIONS: &[Migration] = &[
             sql!("0003_gate/70_handoffs.sql"),
             sql!("0003_gate/75_memories.sql"),
             sql!("0003_gate/80_audit.sql"),
+            sql!("0003_gate/85_moves.sql"),
             sql!("0003_gate/90_access.sql"),
         ],
     },

@@ -42,8 +42,8 @@ pub(super) const NUMBER: &str = "SELECT portreeve.audit_number($1, $2::text[]::u
 /// Whether all rows that were there at a time are numbered: rows are numbered in the order of their transactions.
 const REACHED: &str = "SELECT coalesce((SELECT s.xact FROM portreeve.audit_seq s
                                         WHERE s.workspace = portreeve.current_workspace()
-                                        ORDER BY s.seq DESC LIMIT 1) >= $1::xid8, $1 IS NULL) AS reached";
-const NEWEST: &str = "SELECT (SELECT max(l.xact)::text FROM portreeve.audit_log l
+                                        ORDER BY s.seq DESC LIMIT 1) >= $1, $1 IS NULL) AS reached";
+const NEWEST: &str = "SELECT (SELECT max(l.xact) FROM portreeve.audit_log l
                               WHERE l.workspace = portreeve.current_workspace()) AS newest";
 
 /// The one connection of a host that numbers rows, and whose turn it is to use it.
@@ -94,10 +94,10 @@ impl View {
     /// Numbers what is there, and returns once that is done: whoever looks into the log sees all that they were told of.
     /// Rows of transactions that go on for long come later.
     pub(super) async fn number(&self) -> Result<(), StoreError> {
-        let newest: Option<String> = self.fetch_one(|| sqlx::query(NEWEST)).await?.try_get("newest")?;
+        let newest: Option<i64> = self.fetch_one(|| sqlx::query(NEWEST)).await?.try_get("newest")?;
         let asked = Instant::now();
         let _one = self.numbering().turn.lock().await;
-        while !self.fetch_one(|| sqlx::query(REACHED).bind(&newest)).await?.try_get::<bool, _>("reached")? {
+        while !self.fetch_one(|| sqlx::query(REACHED).bind(newest)).await?.try_get::<bool, _>("reached")? {
             let numbered = self.numbering().round(true).await.map_err(|error| super::failure(&error))?;
             if numbered == Some(0) {
                 if asked.elapsed() > PATIENCE {

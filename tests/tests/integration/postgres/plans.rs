@@ -54,7 +54,7 @@ async fn fill(data: &std::path::Path) {
         "INSERT INTO audit_log (xact, id, created_at, request_id, agent_id, agent_type, profile, trust_level, command,
              operation, resource, parameters, request, decision, reason, detail, engine, deciding, violations, obligations,
              component, epoch, facts_version, fuel, outcome, result, changes, duration_us)
-         SELECT (n % 1000)::text::xid8, gen_random_uuid(), now() - interval '1 day', 'r', 'agent-' || (n % 5000 + 1),
+         SELECT n % 1000, gen_random_uuid(), now() - interval '1 day', 'r', 'agent-' || (n % 5000 + 1),
              'codex', 'codex_local', 3, 'lock_acquire', 'op' || n % 30, 'x', '{}', '{}', 'allow', 'allowed', '', 'both',
              '[]', '[]', '{}', 'c', 1, 1, 1, 'ok', 'null', '[]', 1 FROM generate_series(1, {n}) n",
         "INSERT INTO audit_seq (seq, xact, id, leaf_hash)
