@@ -297,10 +297,16 @@ pub fn database_file(data: &Path) -> PathBuf {
     data.join("database.url")
 }
 
+/// Where a data folder keeps the embedded store.
+#[must_use]
+pub fn store_file(data: &Path) -> PathBuf {
+    data.join("portreeve.db")
+}
+
 /// The database that is named, or the embedded one of the data folder.
 #[must_use]
 pub fn location(data: &Path, database: Option<postgres::Options>) -> Location {
-    database.map_or_else(|| Location::File(data.join("portreeve.db")), Location::Postgres)
+    database.map_or_else(|| Location::File(store_file(data)), Location::Postgres)
 }
 
 /// Wakes those who wait here when another host's commit may have set free what they wait for.

@@ -66,6 +66,22 @@ pub(super) fn store(error: &StoreError) -> CliError {
         StoreError::Privileged { .. } => {
             "log in as portreeve_app, or as a role that is a member of it alone; --allow-privileged-role serves all the same"
         }
+        StoreError::NotOwner { .. } => {
+            "log in as the one that ran `portreeve migrate`, or as another member of portreeve_owner"
+        }
+        StoreError::Moved { is_finished: true } => {
+            "serve the database it moved to: portreeve serve --database URL; this file is what it was before"
+        }
+        StoreError::Moved { is_finished: false } | StoreError::HalfMoved => {
+            "go on with `portreeve migrate-store --from DIR --to URL`, or give it up with the same and --abandon"
+        }
+        StoreError::NotEmpty => "make a new database and prepare it: createdb, then `portreeve migrate --database URL`",
+        StoreError::Unverified { .. } => {
+            "look with `portreeve audit verify --data DIR` (after --abandon), and restore the data folder from a backup"
+        }
+        StoreError::Unequal { .. } | StoreError::Incomplete { .. } => {
+            "give the move up with --abandon, drop the database, and move to a new one that nobody else writes to"
+        }
         StoreError::NotApp { .. } => "GRANT portreeve_app TO that role, or log in as portreeve_app",
         StoreError::Function { .. } => "run `portreeve migrate` of this very program, or restore the function from it",
         StoreError::Busy | StoreError::Closed | StoreError::Database(_) => {

@@ -28,9 +28,14 @@ pub(super) fn database(given: Option<&str>, data: Option<&Path>) -> Result<Optio
     options.map(Some).map_err(|error| failure::store(&error).with_exit(EXIT_USAGE))
 }
 
+/// The embedded store of a folder, if it has one.
+pub(super) fn store_file(data: &Path) -> PathBuf {
+    app::store_file(data)
+}
+
 /// Whether a service was started on the folder.
 pub(super) fn has_store(data: &Path) -> bool {
-    data.join("portreeve.db").is_file() || app::database_file(data).is_file()
+    store_file(data).is_file() || app::database_file(data).is_file()
 }
 
 /// The user's own data folder: where nobody says anything.

@@ -10,6 +10,7 @@ mod folders;
 mod import;
 mod mcp;
 mod migrate;
+mod migrate_store;
 mod operate;
 mod policy;
 mod progress;
@@ -58,6 +59,7 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     Migrate(migrate::Migrate),
+    MigrateStore(migrate_store::MigrateStore),
     Setup(setup::Setup),
     Agent(agent::Agent),
     Mcp(mcp::Mcp),
@@ -106,6 +108,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Serve(command) => command.run(output).await,
         Command::Migrate(command) => command.run(output).await,
+        Command::MigrateStore(command) => command.run(output).await,
         Command::Setup(command) => command.run(output).await,
         Command::Agent(command) => command.run(output).await,
         Command::Mcp(command) => command.run(output).await,

@@ -1,13 +1,14 @@
-//! Tells people what takes seconds: a spinner on a terminal, lines elsewhere.
+//! Tells people what takes seconds: a spinner or a bar on a terminal, lines elsewhere.
 
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::Output;
 use crate::engine::Stage;
+use crate::store::Step;
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -42,6 +43,54 @@ impl Drop for Progress<'_> {
     fn drop(&mut self) {
         if let Some(spinner) = self.spinner.get() {
             spinner.finish_and_clear();
+        }
+    }
+}
+
+/// Shows how far a store's move is, on stderr until it is dropped.
+pub(super) struct Moving<'a> {
+    output: &'a Output,
+    bar: Option<ProgressBar>,
+    said: &'static str,
+}
+
+impl<'a> Moving<'a> {
+    pub(super) fn new(output: &'a Output) -> Self {
+        let style = ProgressStyle::with_template("{msg:24} {bar:30} {human_pos}/{human_len} rows, {eta} left");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = io::stderr().is_terminal().then(|| ProgressBar::new(0).with_style(style));
+        Self { output, bar, said: "" }
+    }
+
+    /// A step is done, or begins.
+    pub(super) fn show(&mut self, step: Step) {
+        let (text, at, of) = match step {
+            Step::Log(at, of) => ("copying the audit log", at, of),
+            Step::Verified(at, of) => ("verifying it there", at, of),
+            Step::State => ("copying the tables", 0, 0),
+        };
+        let begins = text != self.said;
+        self.said = text;
+        match &self.bar {
+            None if begins && of > 0 => self.output.note(format_args!("{text}: {of} rows")),
+            None if begins => self.output.note(text),
+            None => {}
+            Some(bar) => {
+                if begins {
+                    bar.reset();
+                    bar.set_message(text);
+                }
+                bar.set_length(of);
+                bar.set_position(at);
+            }
+        }
+    }
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
     }
 }

@@ -54,7 +54,7 @@ pub struct Change {
 }
 
 /// A row as it is written. The order of fields is that of the table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditRow {
     /// Gap-free position.
     pub seq: i64,

@@ -7,6 +7,7 @@
 
 pub mod audit;
 mod kept;
+mod moves;
 pub mod postgres;
 pub mod sqlite;
 mod view;
@@ -23,6 +24,7 @@ use crate::gate::{Permit, Refusal};
 use audit::Outcome;
 
 pub use kept::{Activation, Claims, Seen, StoredLock, StoredTask};
+pub use moves::{Abandoned, Moved, Progress, Step, abandon, move_store};
 pub use view::View;
 
 /// Which store.
@@ -264,6 +266,42 @@ pub enum StoreError {
         /// What it may do.
         may: &'static str,
     },
+    /// The role may not do what the owner of the tables may.
+    #[error("the role `{role}` may not act as portreeve_owner")]
+    NotOwner {
+        /// The role.
+        role: String,
+    },
+    /// The store in the file moves to a database, or moved there.
+    #[error("{}", moved(.is_finished))]
+    Moved {
+        /// All of it is there.
+        is_finished: bool,
+    },
+    /// The database holds a part of a store that moves there.
+    #[error("a store is moving to this database, and the move is not finished")]
+    HalfMoved,
+    /// A store moves only to a database in which there is nothing yet.
+    #[error("the database is not empty: it was served before, or holds another store or a part of one")]
+    NotEmpty,
+    /// A row of the log is not what its hash says, or does not follow the one before it.
+    #[error("row {seq} of the audit log is missing, or is not what was written; nothing moves that does not verify")]
+    Unverified {
+        /// Its position.
+        seq: i64,
+    },
+    /// A row of the log that was read back is not the one that was sent.
+    #[error("row {seq} of the audit log is another in the database than in the file; it was not moved")]
+    Unequal {
+        /// Its position.
+        seq: i64,
+    },
+    /// A table has other rows than it should have after a move.
+    #[error("the table `{table}` does not have as many rows in the database as in the file; the move is not finished")]
+    Incomplete {
+        /// The table.
+        table: &'static str,
+    },
     /// The role is not the service's.
     #[error("the role `{role}` is not a member of portreeve_app")]
     NotApp {
@@ -295,6 +333,14 @@ pub enum StoreError {
     /// The writer has stopped.
     #[error("the store is closed")]
     Closed,
+}
+
+const fn moved(is_finished: &bool) -> &'static str {
+    if *is_finished {
+        "the store moved to a PostgreSQL database: it is served with --database URL, and not from this file any more"
+    } else {
+        "the store is moving to a PostgreSQL database, and the move is not finished: nothing is written to this file"
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

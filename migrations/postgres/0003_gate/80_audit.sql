@@ -37,7 +37,7 @@ BEGIN
       AND x.locktype = 'transactionid' AND x.granted AND x.mode = 'ExclusiveLock' AND x.pid <> pg_backend_pid()
       -- One that began after `next` was read is above it: it seems to lie almost a whole round behind.
       AND mod(mod(next, 4294967296) - x.transactionid::text::numeric + 4294967296, 4294967296) < 2147483648;
-    RETURN next::bigint - coalesce(behind, 0);
+    RETURN (next - coalesce(behind, 0))::bigint;
 END $$;
 
 -- The turn to number rows, until the transaction ends. Without `wait`, false when another host has it.

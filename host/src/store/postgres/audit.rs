@@ -1,8 +1,8 @@
 //! The audit log in PostgreSQL: reading it. Writing is the functions'.
 
 use serde_json::Value;
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 
 use super::view::View;
 use crate::clock::Time;
@@ -16,7 +16,7 @@ macro_rules! columns {
         "l.id::text AS id, l.created_at, l.request_id, l.agent_id, l.agent_type, l.profile, l.trust_level, l.command, \
          l.operation, l.resource, l.parameters, l.request, l.decision, l.reason, l.detail, l.engine, l.deciding, \
          l.violations, l.obligations, l.component, l.epoch, l.facts_version, l.fuel, l.outcome, l.result, \
-         l.changes::text AS changes, l.duration_us"
+         l.changes::text AS changes, l.duration_us, l.xact <= 0 AS has_moved"
     };
 }
 
@@ -56,7 +56,8 @@ pub(super) fn read_row(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
         facts_version: row.try_get("facts_version")?,
         fuel: row.try_get("fuel")?,
         outcome: row.try_get("outcome")?,
-        result: canonical_of(row, "result")?,
+        // What moved here is canonical already, and stays as it is to the letter.
+        result: if row.try_get("has_moved")? { row.try_get("result")? } else { canonical_of(row, "result")? },
         changes: canonical_of(row, "changes")?,
         duration_us: row.try_get("duration_us")?,
     })
@@ -116,14 +117,29 @@ impl View {
         limit: i64,
     ) -> Result<Vec<(AuditRow, Vec<u8>)>, StoreError> {
         self.number().await?;
-        let sql = concat!(
-            "SELECT s.seq, s.leaf_hash, ",
-            columns!(),
-            " FROM portreeve.audit_seq s JOIN portreeve.audit_log l ON l.workspace = s.workspace AND l.id = s.id
-             WHERE s.workspace = portreeve.current_workspace() AND s.seq > $1 ORDER BY s.seq LIMIT $2"
-        );
-        let rows = self.fetch_list(|| sqlx::query(sql).bind(after).bind(limit)).await?;
-        let read = |row: &PgRow| Ok((read_row(row)?, row.try_get("leaf_hash")?));
-        Ok(rows.iter().map(read).collect::<Result<Vec<_>, sqlx::Error>>()?)
+        let rows = self.fetch_list(|| sqlx::query(ROWS_AFTER).bind(after).bind(limit)).await?;
+        Ok(rows.iter().map(read_numbered).collect::<Result<Vec<_>, sqlx::Error>>()?)
     }
+}
+
+/// Rows in the order of their numbers.
+const ROWS_AFTER: &str = concat!(
+    "SELECT s.seq, s.leaf_hash, ",
+    columns!(),
+    " FROM portreeve.audit_seq s JOIN portreeve.audit_log l ON l.workspace = s.workspace AND l.id = s.id
+     WHERE s.workspace = portreeve.current_workspace() AND s.seq > $1 ORDER BY s.seq LIMIT $2"
+);
+
+fn read_numbered(row: &PgRow) -> Result<(AuditRow, Vec<u8>), sqlx::Error> {
+    Ok((read_row(row)?, row.try_get("leaf_hash")?))
+}
+
+/// Rows of the log after a position, as a store that moves here reads them back.
+pub(in crate::store) async fn log_after(
+    target: &mut PgConnection,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<(AuditRow, Vec<u8>)>, StoreError> {
+    let rows = sqlx::query(ROWS_AFTER).bind(after).bind(limit).fetch_all(target).await?;
+    Ok(rows.iter().map(read_numbered).collect::<Result<Vec<_>, sqlx::Error>>()?)
 }

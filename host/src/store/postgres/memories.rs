@@ -41,6 +41,11 @@ fn details_text(content: &Content) -> Option<String> {
     })
 }
 
+/// The words that a memory is found by, as a document.
+pub(in crate::store) fn word_lists(summary: &str, content: &Content) -> String {
+    words::lists(summary, content).to_string()
+}
+
 impl Call for MemoryStore {
     const SQL: &'static str = call!(
         "memory_store",
@@ -56,7 +61,7 @@ impl Call for MemoryStore {
             .bind(&self.content.outcome)
             .bind(&self.content.lessons)
             .bind(&self.content.tags)
-            .bind(words::lists(self).to_string())
+            .bind(word_lists(&self.summary, &self.content))
     }
 
     fn read(self, body: &Body) -> Result<MemoryStored, Unreadable> {

@@ -164,6 +164,32 @@ pub(super) async fn check_version(conn: &mut PgConnection) -> Result<(), StoreEr
     if found < known() { Err(StoreError::Older { found, known: known() }) } else { Ok(()) }
 }
 
+/// Refuses to serve a database that a store is still moving to.
+pub(super) async fn check_whole(conn: &mut PgConnection) -> Result<(), StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM portreeve.store_moves m
+                              WHERE m.workspace = portreeve.current_workspace() AND m.finished_at IS NULL)";
+    let is_half: bool = sqlx::query_scalar(sql).fetch_one(conn).await?;
+    if is_half { Err(StoreError::HalfMoved) } else { Ok(()) }
+}
+
+/// A connection that acts as the owner of a prepared database, and as the only one that does: migrations wait for it.
+///
+/// # Errors
+/// When the server cannot be reached, the schema is not this program's, or the login may not do it.
+pub(in crate::store) async fn owner(options: &Options) -> Result<PgConnection, StoreError> {
+    let mut conn = options.connect().await?;
+    check_prepared(&mut conn).await?;
+    let may = "SELECT session_user::text AS name, pg_has_role(session_user, 'portreeve_owner', 'MEMBER') AS owns";
+    let row = sqlx::query(may).fetch_one(&mut conn).await?;
+    if !row.try_get::<bool, _>("owns")? {
+        return Err(StoreError::NotOwner { role: row.try_get("name")? });
+    }
+    sqlx::raw_sql(AS_OWNER).execute(&mut conn).await?;
+    check_version(&mut conn).await?;
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(&mut conn).await?;
+    Ok(conn)
+}
+
 async fn is_prepared(conn: &mut PgConnection) -> Result<bool, StoreError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                               WHERE n.nspname = 'portreeve' AND c.relname = 'schema_migrations')";

@@ -41,9 +41,12 @@ use crate::gate::{Evidence, Permit, Refusal};
 use crate::store::audit::Outcome;
 use crate::store::{CommitError, Committed, IdempotencyKey, StoreError};
 
+pub(in crate::store) use audit::log_after;
 pub use body::{Body, Unreadable};
 pub use call::Call;
 pub use decision::Args;
+pub(in crate::store) use memories::word_lists;
+pub(in crate::store) use migrate::owner;
 pub use migrate::{Migrated, check, migrate, script};
 pub use options::Options;
 pub use view::View;
@@ -76,6 +79,7 @@ impl Store {
         role::check(&mut conn, options.allows_privileged()).await?;
         migrate::check_version(&mut conn).await?;
         functions::check(&mut conn).await?;
+        migrate::check_whole(&mut conn).await?;
         // Whatever the connections' role or URL makes of it: row security asks the same.
         let workspace = sqlx::query_scalar("SELECT portreeve.current_workspace()").fetch_one(&mut conn).await?;
         // A connection that does not end well was none of the pools'.

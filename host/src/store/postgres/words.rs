@@ -6,7 +6,8 @@ use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-use crate::command::memories::{MemoryStore, Words};
+use crate::command::memories::Words;
+use crate::domain::memory::Content;
 use crate::store::audit::hex;
 
 /// The words of a text, in order.
@@ -28,7 +29,7 @@ pub(super) fn query(looked_for: &Words) -> Option<String> {
 }
 
 /// The words of a memory by what holds them, so that what a merge replaces takes its words with it.
-pub(super) fn lists(memory: &MemoryStore) -> Value {
+pub(super) fn lists(summary: &str, content: &Content) -> Value {
     let mut lists = Map::new();
     let mut add = |kind: &str, name: &str, text: &str| {
         let words = words(text);
@@ -36,10 +37,10 @@ pub(super) fn lists(memory: &MemoryStore) -> Value {
             lists.insert(key(kind, name), json!(words));
         }
     };
-    add("summary", "", &memory.summary);
-    memory.content.lessons.iter().for_each(|lesson| add("lesson", lesson, lesson));
-    memory.content.tags.iter().for_each(|tag| add("tag", tag, tag));
-    for (name, value) in memory.content.details.iter().flatten() {
+    add("summary", "", summary);
+    content.lessons.iter().for_each(|lesson| add("lesson", lesson, lesson));
+    content.tags.iter().for_each(|tag| add("tag", tag, tag));
+    for (name, value) in content.details.iter().flatten() {
         // An empty list as well: it takes the place of the words that stood there.
         let mut text = name.clone();
         atoms(value, &mut text);

@@ -1,7 +1,7 @@
 //! The audit log in SQLite: reading and checking. Writing is the writer's.
 
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection, SqliteExecutor};
 
 use super::view::{View, page};
 use crate::clock::Time;
@@ -76,9 +76,26 @@ impl View {
         after: i64,
         limit: i64,
     ) -> Result<Vec<(AuditRow, Vec<u8>)>, StoreError> {
-        let sql = "SELECT * FROM audit_log WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-        let rows = sqlx::query(sql).bind(after).bind(limit).fetch_all(self.lists()).await?;
-        let read = |row: &SqliteRow| Ok((read_row(row)?, row.try_get("leaf_hash")?));
-        Ok(rows.iter().map(read).collect::<Result<Vec<_>, sqlx::Error>>()?)
+        rows_after(self.lists(), after, limit).await
     }
+}
+
+async fn rows_after(
+    from: impl SqliteExecutor<'_>,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<(AuditRow, Vec<u8>)>, StoreError> {
+    let sql = "SELECT * FROM audit_log WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+    let rows = sqlx::query(sql).bind(after).bind(limit).fetch_all(from).await?;
+    let read = |row: &SqliteRow| Ok((read_row(row)?, row.try_get("leaf_hash")?));
+    Ok(rows.iter().map(read).collect::<Result<Vec<_>, sqlx::Error>>()?)
+}
+
+/// Rows of the log after a position, as a store that moves reads them.
+pub(in crate::store) async fn log_after(
+    source: &mut SqliteConnection,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<(AuditRow, Vec<u8>)>, StoreError> {
+    rows_after(source, after, limit).await
 }

@@ -39,7 +39,7 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
 ///
 /// # Errors
 /// When the file is of a newer program, was migrated by an edited migration, or a statement fails.
-pub(super) async fn migrate(conn: &mut SqliteConnection, now: Time) -> Result<(), StoreError> {
+pub(in crate::store) async fn migrate(conn: &mut SqliteConnection, now: Time) -> Result<(), StoreError> {
     sqlx::raw_sql(TABLE).execute(&mut *conn).await?;
     let applied = applied(conn).await?;
     let known = MIGRATIONS.last().map_or(0, |last| last.version);
@@ -69,6 +69,18 @@ pub(super) async fn check_application(conn: &mut SqliteConnection) -> Result<(),
         return Err(StoreError::Damaged("the file is a database of another program"));
     }
     Ok(())
+}
+
+/// Refuses a file whose store moves to a database, or moved there.
+pub(super) async fn check_stays(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+    closed_by_move(conn).await?.map_or(Ok(()), |is_finished| Err(StoreError::Moved { is_finished }))
+}
+
+/// Whether a move closed the file, and if so whether it is finished.
+pub(in crate::store) async fn closed_by_move(conn: &mut SqliteConnection) -> Result<Option<bool>, StoreError> {
+    let sql = "SELECT max(name = 'audit_log_moved') FROM sqlite_schema
+               WHERE type = 'trigger' AND name IN ('audit_log_moves', 'audit_log_moved')";
+    Ok(sqlx::query_scalar(sql).fetch_one(conn).await?)
 }
 
 async fn applied(conn: &mut SqliteConnection) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {

@@ -28,11 +28,15 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Time};
 use crate::gate::{Permit, Refusal};
 use crate::store::audit::Outcome;
 use crate::store::{CommitError, Committed, IdempotencyKey, StoreError};
 
+pub(in crate::store) use audit::log_after;
+pub(in crate::store) use migrate::closed_by_move;
+#[cfg(test)]
+pub(in crate::store) use migrate::migrate as migrate_file;
 pub use tx::{Apply, Rejected, Tx};
 pub use view::View;
 
@@ -59,24 +63,11 @@ pub struct Store {
 
 impl Store {
     pub(in crate::store) async fn open(path: &Path, clock: SharedClock) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            .disable_statement_logging();
-        let opened = |error: &dyn std::fmt::Display| StoreError::Open {
-            path: path.display().to_string(),
-            cause: error.to_string(),
-        };
+        let options = options(path).create_if_missing(true);
+        let opened = |error: &dyn std::fmt::Display| unopened(path, error);
         private_file(path).map_err(|e| opened(&e))?;
-        // Looked at before the write-ahead log is switched on, which would already change another program's file.
-        let looking = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT).disable_statement_logging();
-        let mut look = looking.connect().await.map_err(|e| opened(&e))?;
-        check_integrity(&mut look).await.map_err(|e| opened(&e))?;
-        migrate::check_application(&mut look).await?;
+        let mut look = look(path).await?;
+        migrate::check_stays(&mut look).await?;
         look.close().await.map_err(|e| opened(&e))?;
         let mut conn = options.clone().connect().await.map_err(|e| opened(&e))?;
         migrate::migrate(&mut conn, clock.now()).await?;
@@ -148,6 +139,38 @@ impl Store {
             mpsc::error::SendTimeoutError::Closed(_) => StoreError::Closed,
         })
     }
+}
+
+/// A connection to a file whose store moves to a database. The file is there and stays; it is brought up to date as by
+/// opening it.
+pub(in crate::store) async fn open_to_move(path: &Path, now: Time) -> Result<SqliteConnection, StoreError> {
+    look(path).await?.close().await.map_err(|error| unopened(path, &error))?;
+    let mut conn = options(path).connect().await.map_err(|error| unopened(path, &error))?;
+    migrate::migrate(&mut conn, now).await?;
+    Ok(conn)
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging()
+}
+
+fn unopened(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Open { path: path.display().to_string(), cause: error.to_string() }
+}
+
+/// A look at a file before the write-ahead log is switched on, which would already change another program's.
+async fn look(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let looking = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT).disable_statement_logging();
+    let mut look = looking.connect().await.map_err(|error| unopened(path, &error))?;
+    check_integrity(&mut look).await.map_err(|error| unopened(path, &error))?;
+    migrate::check_application(&mut look).await?;
+    Ok(look)
 }
 
 /// A new database is readable by its owner only; SQLite gives its log files the same mode.

@@ -5,6 +5,7 @@ mod families;
 mod guards;
 mod hosts;
 mod migrate;
+mod moves;
 mod numbers;
 mod plans;
 mod roles;
