@@ -66,12 +66,7 @@ impl MigrateStore {
         Ok(file)
     }
 
-    async fn give_up(
-        &self,
-        file: &Path,
-        options: &postgres::Options,
-        output: &Output,
-    ) -> Result<ExitCode, CliError> {
+    async fn give_up(&self, file: &Path, options: &postgres::Options, output: &Output) -> Result<ExitCode, CliError> {
         let now = SystemClock::default().now();
         let abandoned = abandon(file, options, now).await.map_err(|error| failure::store(&error))?;
         if output.json {
@@ -95,7 +90,8 @@ impl MigrateStore {
 
     fn report(&self, moved: &Moved, options: &postgres::Options, output: &Output) -> Result<(), CliError> {
         if output.json {
-            let tables: Map<String, Value> = moved.tables.iter().map(|(name, n)| ((*name).to_owned(), json!(n))).collect();
+            let tables: Map<String, Value> =
+                moved.tables.iter().map(|(name, n)| ((*name).to_owned(), json!(n))).collect();
             return output.json(&json!({
                 "database": options.to_string(), "was_finished": moved.was_finished, "log_rows": moved.log_rows,
                 "log_rows_before": moved.log_rows_before, "tables": tables,

@@ -24,7 +24,8 @@ enum Derived {
     Nothing,
     /// A row's place in the order of the log, before all that will be written there.
     Order,
-    /// When a memory was made, to the hour, and the words it is found by.
+    /// The details of a memory in the order in which they are compared there, when it was made, to the hour, and the words
+    /// that it is found by.
     Memory,
 }
 
@@ -33,7 +34,7 @@ impl Derived {
         match self {
             Self::Nothing => &[],
             Self::Order => &[("xact", Int)],
-            Self::Memory => &[("hour_slot", Int), ("word_lists", Searched), ("words", Words)],
+            Self::Memory => &[("details", Details), ("hour_slot", Int), ("word_lists", Searched), ("words", Words)],
         }
     }
 
@@ -42,9 +43,14 @@ impl Derived {
             (Self::Order, [Values::Ints(xact)]) => {
                 xact.push(Some(row.try_get::<i64, _>("seq")?.saturating_sub(rows)));
             }
-            (Self::Memory, [Values::Ints(hours), Values::Texts(lists), Values::Texts(words)]) => {
+            (
+                Self::Memory,
+                [Values::Texts(details), Values::Ints(hours), Values::Texts(lists), Values::Texts(words)],
+            ) => {
+                let content = content(row)?;
+                let found_by = postgres::word_lists(&row.try_get::<String, _>("summary")?, &content);
+                details.push(postgres::details_text(&content));
                 hours.push(row.try_get::<i64, _>("created_at")?.checked_div(HOUR));
-                let found_by = word_lists(row)?;
                 lists.push(Some(found_by.clone()));
                 words.push(Some(found_by));
             }
@@ -54,19 +60,17 @@ impl Derived {
     }
 }
 
-/// The words of a memory, as they are made when one is stored there.
-fn word_lists(row: &SqliteRow) -> Result<String, StoreError> {
-    let summary: String = row.try_get("summary")?;
+/// What a memory holds, as far as the database has it otherwise than the file.
+fn content(row: &SqliteRow) -> Result<Content, StoreError> {
     let (lessons, tags): (String, String) = (row.try_get("lessons")?, row.try_get("tags")?);
     let details: Option<String> = row.try_get("details")?;
     let unreadable = |_| StoreError::Damaged("a memory's lessons, tags or details are not what they should be");
-    let content = Content {
+    Ok(Content {
         details: details.map(|text| serde_json::from_str(&text)).transpose().map_err(unreadable)?,
         outcome: None,
         lessons: serde_json::from_str(&lessons).map_err(unreadable)?,
         tags: serde_json::from_str(&tags).map_err(unreadable)?,
-    };
-    Ok(postgres::word_lists(&summary, &content))
+    })
 }
 
 /// A table of both.
@@ -174,10 +178,8 @@ impl Table {
 
     /// How many it has in the database.
     pub(super) async fn count_there(&self, target: &mut PgConnection) -> Result<i64, StoreError> {
-        let sql = format!(
-            "SELECT count(*) FROM portreeve.{} WHERE workspace = portreeve.current_workspace()",
-            self.name
-        );
+        let sql =
+            format!("SELECT count(*) FROM portreeve.{} WHERE workspace = portreeve.current_workspace()", self.name);
         Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(target).await?)
     }
 
@@ -379,7 +381,6 @@ pub(super) const STATE: &[Table] = &[
             ("event_type", Text),
             ("summary", Text),
             ("summary_hash", Bytes),
-            ("details", Details),
             ("outcome", Text),
             ("lessons", Texts),
             ("tags", Texts),
@@ -424,13 +425,8 @@ mod tests {
     use crate::store::sqlite;
 
     /// Tables of the file that do not move: the program's own, and the index of memories' words.
-    const STAY: [&str; 5] = [
-        "schema_migrations",
-        "memories_fts_config",
-        "memories_fts_data",
-        "memories_fts_docsize",
-        "memories_fts_idx",
-    ];
+    const STAY: [&str; 5] =
+        ["schema_migrations", "memories_fts_config", "memories_fts_data", "memories_fts_docsize", "memories_fts_idx"];
 
     #[tokio::test]
     async fn every_table_moves_with_every_column() {
@@ -447,7 +443,9 @@ mod tests {
             // These two are in `audit_seq` there.
             let numbers: &[&str] = if table.name == "audit_log" { &["seq", "leaf_hash"] } else { &[] };
             let columns = table.columns.iter().map(|(name, _)| *name).chain(numbers.iter().copied());
-            (table.name.to_owned(), columns.map(str::to_owned).collect::<BTreeSet<_>>())
+            let derived = table.derived.columns().iter().map(|(name, _)| *name);
+            let derived = derived.filter(|name| there.get(table.name).is_some_and(|all| all.contains(*name)));
+            (table.name.to_owned(), columns.chain(derived).map(str::to_owned).collect::<BTreeSet<_>>())
         };
         let moved: BTreeMap<_, _> = STATE.iter().chain([&LOG, &VIOLATIONS]).map(moves).collect();
         assert_eq!(moved, there);

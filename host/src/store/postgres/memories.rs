@@ -33,7 +33,7 @@ fn read_memory(row: &PgRow) -> Result<MemoryEntry, sqlx::Error> {
 
 /// The details as text, with the keys of every document in one order: the database compares texts, and a document that
 /// names the same things in another order adds nothing.
-fn details_text(content: &Content) -> Option<String> {
+pub(in crate::store) fn details_text(content: &Content) -> Option<String> {
     content.details.as_ref().map(|details| {
         let mut details = json!(details);
         details.sort_all_objects();

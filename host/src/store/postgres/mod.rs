@@ -45,7 +45,7 @@ pub(in crate::store) use audit::log_after;
 pub use body::{Body, Unreadable};
 pub use call::Call;
 pub use decision::Args;
-pub(in crate::store) use memories::word_lists;
+pub(in crate::store) use memories::{details_text, word_lists};
 pub(in crate::store) use migrate::owner;
 pub use migrate::{Migrated, check, migrate, script};
 pub use options::Options;

@@ -1,36 +1,23 @@
 //! `portreeve migrate-store`: what was in a data folder is in a database, to the last hash, and the service goes on there.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod fill;
+mod same;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fill::{Fleet, ODD, details, filled, grow, long};
 use portreeve::clock::{Clock, SystemClock};
 use portreeve::store::audit::AuditRow;
 use portreeve::store::postgres::Options;
 use portreeve::store::{Moved, Step, StoreError, abandon, move_store};
-use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
-use tempfile::TempDir;
+use same::all_is_there;
+use serde_json::json;
 
 use crate::harness::cli::{Cli, cli};
 use crate::harness::process::binary;
-use crate::harness::state::{Db, connect, drop_guards, execute, scalar, tables};
-use crate::harness::{Client, Server, Setup, postgres};
-
-/// Columns that only the database has.
-const DERIVED: [(&str, &[&str]); 2] = [("audit_log", &["xact"]), ("memories", &["hour_slot", "word_lists", "words"])];
-/// Columns of the log that are in another table there.
-const NUMBERS: [&str; 2] = ["seq", "leaf_hash"];
-/// Tables of either that do not move.
-const STAY: [&str; 7] = [
-    "schema_migrations",
-    "audit_seq",
-    "store_moves",
-    "memories_fts_config",
-    "memories_fts_data",
-    "memories_fts_docsize",
-    "memories_fts_idx",
-];
+use crate::harness::state::{Db, connect, drop_guards, execute, scalar};
+use crate::harness::{Server, Setup, open_app, postgres};
 
 fn store_of(data: &Path) -> PathBuf {
     data.join("portreeve.db")
@@ -55,206 +42,10 @@ fn refused_service(data: &Path, database: Option<&str>) -> String {
     serve.env("PORTREEVE_DATABASE_URL", postgres::service_url(database)).told(1)
 }
 
-/// Whoever asks the service for something, and what they hold.
-struct Fleet {
-    a: Client,
-    b: Client,
-    suspended: Client,
-    revoked: Client,
-    token: i64,
-    claim: Value,
-    first: Value,
-    waiting: String,
-}
-
-const ODD: &str = "naïve 数据库 🚀 \u{1}\u{7f} \\u0000 \"{}\" 'x'\n\ttab";
-
-/// A store with something in every table, made by asking the service.
-async fn filled() -> (Server, Fleet) {
-    let server = Server::start_with(Setup::default()).await;
-    let a = server.agent("a", "claude_code_local").await;
-    let b = server.agent("b", "codex_local").await;
-    let suspended = server.agent("c", "claude_code_local").await;
-    server.admin.post("/agents/c/suspend", json!({"suspended": true, "reason": ODD})).await.done();
-    let key = server.admin.post("/agents/a/keys", json!({"label": ODD})).await.done();
-    let revoked = Client { key: Some(key["key"].as_str().unwrap().to_owned()), ..a.clone() };
-    server.admin.delete(&format!("/agents/a/keys/{}", key["key_id"].as_str().unwrap())).await.done();
-    for _ in 0..3 {
-        a.acquire("src/a.rs").await.done();
-        a.release("src/a.rs").await.done();
-    }
-    b.acquire("src/free.rs").await.done();
-    b.release("src/free.rs").await.done();
-    let body = json!({"file_path": "src/a.rs", "reason": ODD, "ttl_minutes": 60, "session_id": "s-1"});
-    let token = a.post("/locks/acquire", body).await.done()["fencing_token"].as_i64().unwrap();
-    b.acquire("src/a.rs").await.refused("locked_by_other");
-    let (claim, waiting) = tasks(&server, &a, &b).await;
-    words(&a, &b).await;
-    a.post("/guardrails/check", json!({"operation_text": "git push --force"})).await.ok();
-    let forced = json!({"task_type": "t", "task_description": "git push --force origin main && rm -rf /"});
-    assert_eq!(a.post("/work/submit", forced).await.status, 403);
-    suspended.acquire("src/x.rs").await.denied("suspended");
-    let once = json!({"task_type": "once", "task_description": ODD});
-    let first = a.post_once("/work/submit", "key-1", once.clone()).await.done();
-    a.post_once("/work/submit", "key-1", once).await.done();
-    (server, Fleet { a, b, suspended, revoked, token, claim, first, waiting })
-}
-
-/// Tasks of every status, with documents that a careless copy would change.
-async fn tasks(server: &Server, a: &Client, b: &Client) -> (Value, String) {
-    let odd = json!({
-        "whole": 12_345_678_901_234_567_890_u64, "below": -9_223_372_036_854_775_808_i64, "large": 1e17, "tiny": 5e-324,
-        "third": 0.1, "one": 1.0, "text": ODD, "z": null, "a": {"deep": [[[{}]], true]}, "": [],
-    });
-    let first = a.submit("build", json!({"input_data": odd, "priority": 1})).await;
-    let waiting = a.submit("later", json!({"depends_on": [first], "deadline": "2199-12-31T23:59:59.999999Z"})).await;
-    let failing = a.submit("fail", json!({"max_attempts": 1})).await;
-    let withdrawn = a.submit("withdrawn", json!({})).await;
-    server.admin.post("/work/cancel", json!({"task_id": withdrawn, "reason": ODD})).await.done();
-    let claim = a.claim("fail").await;
-    assert_eq!(claim["task_id"], json!(failing));
-    let body = json!({"task_id": failing, "claim_token": claim["claim_token"], "success": false, "error_message": ODD});
-    a.post("/work/complete", body).await.done();
-    let done = a.submit("done", json!({})).await;
-    let claim = b.claim("done").await;
-    let body = json!({"task_id": done, "claim_token": claim["claim_token"], "success": true, "result": odd});
-    b.post("/work/complete", body).await.done();
-    let claim = a.claim("build").await;
-    assert_eq!(claim["task_id"], json!(first));
-    (claim, waiting)
-}
-
-/// What agents say of themselves and to each other.
-async fn words(a: &Client, b: &Client) {
-    for (client, session) in [(a, "s-1"), (b, "s-2")] {
-        let body = json!({"session_id": session, "capabilities": ["rust", ODD.trim()], "current_task": ODD});
-        let registered = client.post("/discovery/register", body).await;
-        if registered.status != 200 {
-            let body = json!({"session_id": session, "capabilities": ["rust", "sql"], "current_task": ODD});
-            client.post("/discovery/register", body).await.done();
-        }
-    }
-    let report = json!({"message": ODD, "needs_human": true, "phase": "p", "metadata": {"b": 1.50, "a": [1e300, ODD]}});
-    a.post("/status/report", report).await.done();
-    for n in 0..3 {
-        let body = json!({"summary": format!("{n} {ODD}"), "completed_work": [ODD, "", "x"], "decisions": [],
-            "next_steps": ["b", "a"]});
-        a.post("/handoffs/write", body).await.done();
-    }
-    let details = json!({"zebra": {"b": 1, "a": [0.1, 1e17, ODD]}, "apple": "Größe"});
-    let body = json!({"event_type": "error", "summary": "deadlock in the pool", "details": details,
-        "outcome": "negative", "lessons": ["take locks in order", "naïve retries"], "tags": ["db", "locks"]});
-    a.post("/memory/store", body).await.done();
-    // Merges into the first.
-    let more = json!({"event_type": "error", "summary": "deadlock in the pool", "tags": ["pool"], "lessons": ["time out"]});
-    assert_eq!(a.post("/memory/store", more).await.done()["action"], "deduplicated");
-    b.post("/memory/store", json!({"event_type": "success", "summary": ODD})).await.done();
-}
-
 /// All of the log, as the service's own reader has it.
 async fn log(server: &Server) -> Vec<(AuditRow, Vec<u8>)> {
     server.app().gate().store().view().audit_rows(0, 1_000_000).await.unwrap()
 }
-
-/// Adds rows to the log of a service that was stopped, as it would have written them.
-async fn grow(data: &Path, rows: i64) {
-    let Db::Sqlite(mut conn) = connect(data).await else { panic!("this is about a file") };
-    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info('audit_log')")
-        .fetch_all(&mut conn)
-        .await
-        .unwrap();
-    let columns: Vec<&str> = names
-        .iter()
-        .map(|name| match name.as_str() {
-            "seq" => "?1",
-            "id" => "?2",
-            "leaf_hash" => "?3",
-            other => other,
-        })
-        .collect();
-    let add = format!("INSERT INTO audit_log SELECT {} FROM audit_log WHERE seq = ?4", columns.join(", "));
-    let app = crate::harness::open_app(data, &Setup::default()).await.unwrap();
-    let kept = app.gate().store().view().audit_rows(0, 1_000_000).await.unwrap();
-    app.close().await;
-    let kept: Vec<AuditRow> = kept.into_iter().map(|(row, _)| row).collect();
-    let first = i64::try_from(kept.len()).unwrap() + 1;
-    sqlx::raw_sql("BEGIN").execute(&mut conn).await.unwrap();
-    for (seq, like) in (first..first + rows).zip(kept.iter().cycle()) {
-        let row = AuditRow { seq, id: uuid::Uuid::now_v7().to_string(), ..like.clone() };
-        let insert = sqlx::query(AssertSqlSafe(add.clone())).bind(seq).bind(&row.id).bind(row.leaf_hash());
-        insert.bind(like.seq).execute(&mut conn).await.unwrap();
-    }
-    sqlx::raw_sql("COMMIT").execute(&mut conn).await.unwrap();
-    sqlx::Connection::close(conn).await.unwrap();
-}
-
-/// A folder whose service was stopped, with a log that is longer than one step of a move.
-async fn long(rows: i64) -> TempDir {
-    let (server, _) = filled().await;
-    let dir = server.stop().await;
-    grow(dir.path(), rows).await;
-    dir
-}
-
-// ----------------------------------------------------------- row by row
-
-/// The columns of a table, with the database's types for them.
-async fn columns(target: &mut Db, table: &str) -> BTreeMap<String, String> {
-    let sql = format!(
-        "SELECT column_name || ' ' || data_type FROM information_schema.columns
-         WHERE table_schema = 'portreeve' AND table_name = '{table}' AND column_name <> 'workspace'"
-    );
-    let split = |line: String| line.split_once(' ').map(|(name, kind)| (name.to_owned(), kind.to_owned())).unwrap();
-    target.texts(&sql).await.into_iter().map(split).collect()
-}
-
-/// A column as text, alike in both.
-fn shown(name: &str, kind: &str, is_postgres: bool) -> String {
-    let text = match (kind, is_postgres) {
-        ("timestamp with time zone", true) => format!("micros({name})::text"),
-        ("bytea", true) => format!("upper(encode({name}, 'hex'))"),
-        ("boolean", true) => format!("{name}::int::text"),
-        ("ARRAY", true) => format!("array_to_json({name})::text"),
-        ("double precision", true) => format!("round({name} * 1000000)::bigint::text"),
-        // The database keeps these sorted; the log's own comparison is by hash.
-        ("jsonb", true) => format!("jsonb_array_length({name})::text"),
-        (_, true) => format!("{name}::text"),
-        ("bytea", false) => format!("hex({name})"),
-        ("double precision", false) => format!("CAST(round({name} * 1000000) AS INTEGER)"),
-        ("jsonb", false) => format!("json_array_length({name})"),
-        (_, false) => name.to_owned(),
-    };
-    format!("coalesce({text}, '(null)')")
-}
-
-async fn lines(db: &mut Db, table: &str, columns: &BTreeMap<String, String>) -> BTreeSet<String> {
-    let is_postgres = matches!(db, Db::Postgres(_));
-    let parts: Vec<String> = columns.iter().map(|(name, kind)| shown(name, kind, is_postgres)).collect();
-    db.texts(&format!("SELECT {} FROM {table}", parts.join(" || '|' || "))).await.into_iter().collect()
-}
-
-/// Every row of every table is the same in both, and no table or column is left out.
-async fn all_is_there(source: &mut Db, target: &mut Db) {
-    let known = |names: Vec<String>| names.into_iter().filter(|name| !STAY.contains(&name.as_str()));
-    let all: Vec<String> = known(tables(source).await).collect();
-    assert_eq!(all, known(tables(target).await).collect::<Vec<_>>());
-    for table in &all {
-        let mut there = columns(target, table).await;
-        let derived = DERIVED.iter().find(|(name, _)| name == table).map_or(&[][..], |(_, names)| names);
-        derived.iter().for_each(|name| drop(there.remove(*name).unwrap()));
-        let here = source.texts(&format!("SELECT name FROM pragma_table_info('{table}')")).await;
-        let of_log = |name: &String| table == "audit_log" && NUMBERS.contains(&name.as_str());
-        let here: BTreeSet<String> = here.into_iter().filter(|name| !of_log(name)).collect();
-        assert_eq!(here, there.keys().cloned().collect(), "{table}");
-        let (before, after) = (lines(source, table, &there).await, lines(target, table, &there).await);
-        assert!(!before.is_empty(), "{table} is empty, and shows nothing");
-        let missing: Vec<_> = before.difference(&after).take(2).collect();
-        let new: Vec<_> = after.difference(&before).take(2).collect();
-        assert!(missing.is_empty() && new.is_empty(), "{table}: {missing:#?} became {new:#?}");
-    }
-}
-
-// ----------------------------------------------------------------- tests
 
 #[tokio::test(flavor = "multi_thread")]
 async fn move_brings_everything_and_the_service_goes_on() {
@@ -327,8 +118,14 @@ async fn goes_on(server: &Server, fleet: &Fleet) {
         let found = a.post("/memory/query", json!({"text": words.split(" OR ").last()})).await.ok();
         assert!(found["count"].as_i64().unwrap() >= 1, "{words}: {found}");
     }
-    let again = json!({"event_type": "error", "summary": "deadlock in the pool", "tags": ["pool"]});
+    // A memory is the same, also to the one that says it again: that adds nothing.
+    let found = a.post("/memory/query", json!({"text": "zebra"})).await.ok();
+    assert_eq!(found["memories"][0]["details"], details(), "{found}");
+    let again =
+        json!({"event_type": "error", "summary": "deadlock in the pool", "tags": ["pool"], "details": details()});
+    let last = server.last_seq().await;
     assert_eq!(a.post("/memory/store", again).await.done()["action"], "deduplicated");
+    assert_eq!(server.only_line_after(last).await.changes, "[]");
     a.post("/status/report", json!({"message": "on it"})).await.done();
     a.post("/discovery/heartbeat", json!({"session_id": "s-1"})).await.done();
 }
@@ -412,8 +209,6 @@ async fn move_refuses_a_row_that_is_not_what_was_written() {
     // What is there is compared with what is here, also when an earlier attempt brought it.
     let dir = long(600).await;
     let database = postgres::bare().await;
-    let mut file = connect(dir.path()).await;
-    execute(&mut file, "CREATE TRIGGER stop BEFORE DELETE ON agents BEGIN SELECT 1; END").await.unwrap();
     let broken = std::panic::AssertUnwindSafe(async {
         let mut stop = |step| assert!(!matches!(step, Step::Log(500.., _)), "enough");
         move_store(&store_of(dir.path()), &owner(&database), SystemClock::default().now(), &mut stop).await
@@ -447,7 +242,7 @@ async fn move_refuses_a_database_with_something_in_it() {
     moved(other.path(), &database).await.unwrap();
     let error = moved(dir.path(), &database).await.unwrap_err();
     assert!(matches!(error, StoreError::NotEmpty), "{error}");
-    let app = crate::harness::open_app(dir.path(), &Setup::default()).await.unwrap();
+    let app = open_app(dir.path(), &Setup::default()).await.unwrap();
     app.close().await;
 }
 
@@ -514,6 +309,6 @@ async fn move_says_what_stands_in_its_way() {
     assert!(unprepared.contains("portreeve migrate"), "{unprepared}");
     let service = from().arg("--to").arg(postgres::service_url(&database)).told(1);
     assert!(service.contains("may not act as portreeve_owner"), "{service}");
-    let app = crate::harness::open_app(dir.path(), &Setup::default()).await.unwrap();
+    let app = open_app(dir.path(), &Setup::default()).await.unwrap();
     app.close().await;
 }
