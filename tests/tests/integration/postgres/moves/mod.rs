@@ -74,7 +74,7 @@ async fn move_brings_everything_and_the_service_goes_on() {
     assert!(after.iter().zip(1..).all(|((row, hash), seq)| row.seq == seq && row.leaf_hash() == *hash));
     let shown = server.admin.get("/audit?limit=100").await.ok();
     let seqs: Vec<i64> = shown["entries"].as_array().unwrap().iter().map(|e| e["seq"].as_i64().unwrap()).collect();
-    assert!(seqs.len() == 100 && seqs.windows(2).all(|pair| pair[0] == pair[1] + 1), "{seqs:?}");
+    assert!(seqs.len() > before.len() && seqs.windows(2).all(|pair| pair[0] == pair[1] + 1), "{seqs:?}");
     let verified = cli(["audit", "verify"]).on(server.data());
     let verified = verified.env("PORTREEVE_DATABASE_URL", postgres::service_url(&database)).told(0);
     assert!(verified.contains("row"), "{verified}");
@@ -108,14 +108,14 @@ async fn goes_on(server: &Server, fleet: &Fleet) {
     // New tasks and handoffs are younger than those that moved.
     let newest = a.submit("new", json!({})).await;
     let listed = a.get("/work?limit=2").await.ok();
-    assert_eq!(listed["tasks"][0]["task_id"], json!(newest), "{listed}");
+    assert_eq!(listed["tasks"][0]["id"], json!(newest), "{listed}");
     a.post("/handoffs/write", json!({"summary": "the newest"})).await.done();
     let read = a.post("/handoffs/read", json!({"limit": 4})).await.ok();
     let summary = |n: usize| read["handoffs"][n]["summary"].as_str().unwrap().to_owned();
     assert_eq!(summary(0), "the newest");
     assert!((1..4).all(|n| summary(n).starts_with(&(3 - n).to_string())), "{read}");
-    for words in ["deadlock pool", "naive", "grosse OR größe", "time out", "zebra"] {
-        let found = a.post("/memory/query", json!({"text": words.split(" OR ").last()})).await.ok();
+    for words in ["deadlock pool", "naive", "größe", "time out", "zebra"] {
+        let found = a.post("/memory/query", json!({"text": words})).await.ok();
         assert!(found["count"].as_i64().unwrap() >= 1, "{words}: {found}");
     }
     // A memory is the same, also to the one that says it again: that adds nothing.
@@ -136,10 +136,7 @@ async fn move_goes_on_where_it_broke_off() {
     let database = postgres::bare().await;
     let (file, to) = (store_of(dir.path()), owner(&database));
     let broken = tokio::spawn(async move {
-        let mut power_cut = |step| match step {
-            Step::Log(1000.., _) => panic!("the power is gone"),
-            _ => {}
-        };
+        let mut power_cut = |step| assert!(!matches!(step, Step::Log(1000.., _)), "the power is gone");
         move_store(&file, &to, SystemClock::default().now(), &mut power_cut).await
     });
     assert!(broken.await.unwrap_err().is_panic());
@@ -161,10 +158,12 @@ async fn move_goes_on_where_it_broke_off() {
 /// The real program, killed at moments that nobody chose.
 #[tokio::test(flavor = "multi_thread")]
 async fn move_survives_being_killed() {
-    let rows = std::env::var("PORTREEVE_TEST_MOVE_ROWS").map_or(4000, |rows| rows.parse().unwrap());
+    let rows = 4000;
     let dir = long(rows).await;
     let database = postgres::bare().await;
-    for wait in [150, 400, 700] {
+    let mut target = Db::Postgres(postgres::superuser(&database).await);
+    // In the middle of the log, again, and once all of it is there.
+    for moved in [500, 2000, rows] {
         let mut child = std::process::Command::new(binary())
             .args(["migrate-store", "--from"])
             .arg(dir.path())
@@ -173,14 +172,15 @@ async fn move_survives_being_killed() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(wait)).await;
+        while scalar(&mut target, "SELECT count(*) FROM audit_seq").await < moved && child.try_wait().unwrap().is_none()
+        {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    let start = std::time::Instant::now();
     let told = migrate_store(dir.path(), &database).json(0);
-    println!("{told} in {:?}", start.elapsed());
-    let mut target = Db::Postgres(postgres::superuser(&database).await);
+    assert!(told["log_rows_before"].as_i64().unwrap() >= 2000, "{told}");
     all_is_there(&mut connect(dir.path()).await, &mut target).await;
     postgres::share(dir.path(), &database);
     let server = Server::start_on(dir, Setup::default()).await;
