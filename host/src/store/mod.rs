@@ -291,7 +291,7 @@ pub enum StoreError {
         seq: i64,
     },
     /// A row of the log that was read back is not the one that was sent.
-    #[error("row {seq} of the audit log is another in the database than in the file; it was not moved")]
+    #[error("row {seq} of the audit log is another in the database than in the file; the move is not finished")]
     Unequal {
         /// Its position.
         seq: i64,

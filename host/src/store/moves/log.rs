@@ -90,7 +90,11 @@ pub(super) async fn verify(
     let mut last = 0;
     while last < rows {
         let there = postgres::log_after(target, last, BATCH).await?;
-        let until = check(&there, last)?;
+        // What does not verify there did here.
+        let until = check(&there, last).map_err(|error| match error {
+            StoreError::Unverified { seq } => StoreError::Unequal { seq },
+            other => other,
+        })?;
         let here = hashes_after(source, last).await?;
         let differing = there.iter().zip(&here).position(|((_, there), here)| there != here);
         if let Some(n) = differing.or_else(|| (there.len() != here.len()).then_some(0)) {

@@ -220,7 +220,7 @@ async fn move_refuses_a_row_that_is_not_what_was_written() {
         .await
         .unwrap();
     let error = moved(dir.path(), &database).await.unwrap_err();
-    assert!(matches!(error, StoreError::Unverified { seq: 7 }), "{error}");
+    assert!(matches!(error, StoreError::Unequal { seq: 7 }), "{error}");
     assert!(refused_service(dir.path(), Some(&database)).contains("not finished"));
 }
 
