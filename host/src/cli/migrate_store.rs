@@ -16,9 +16,10 @@ use crate::store::{Moved, abandon, move_store, postgres};
 /// Move the store of a data folder to a PostgreSQL database, audit log and all
 ///
 /// The database is one that `portreeve migrate` prepared and that nobody served; the login is one that may act as
-/// portreeve_owner. First the folder's store is closed for writing, also to a service that still runs on it; then its audit
-/// log is copied and verified, row by row and hash by hash, and after it everything else. A move that breaks off at any
-/// moment goes on where it was when it is run again. Then serve the database from the same folder: keys stay good.
+/// portreeve_owner. First the folder's store is closed for writing, also to a service that still runs on it; then its
+/// audit log is copied and verified, row by row and hash by hash, and after it everything else. A move that breaks off
+/// at any moment goes on where it was when it is run again. Then serve the database from the same folder: keys stay
+/// good.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  portreeve migrate --database postgres://postgres@127.0.0.1/fleet\n  portreeve migrate-store --from ./coordinator --to postgres://postgres@127.0.0.1/fleet\n  portreeve migrate-store --from ./coordinator --to postgres://postgres@127.0.0.1/fleet --abandon"
@@ -81,7 +82,7 @@ impl MigrateStore {
         })?;
         if abandoned.log_rows > 0 {
             output.line(format_args!(
-                "the database keeps {} rows of its log, which nothing deletes: drop it, no store can move to it any more",
+                "the database keeps {} rows of its log, which nothing deletes: drop it, no store moves to it any more",
                 abandoned.log_rows
             ))?;
         }

@@ -1,4 +1,5 @@
-//! Rows on their way from the file to the database: a list of values for each column, so that a whole batch is one statement.
+//! Rows on their way from the file to the database: a list of values for each column, so that a whole batch is one
+//! statement.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite};

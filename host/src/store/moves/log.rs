@@ -80,7 +80,7 @@ fn compare(sent: &[Kept], there: &[Kept], after: i64) -> Result<(), StoreError> 
     Err(StoreError::Unequal { seq: after.saturating_add(1).saturating_add(i64::try_from(n).unwrap_or(0)) })
 }
 
-/// Reads the whole log there once more: every row is what its hash says, and the hash is that of the file, without a gap.
+/// Reads the whole log there once more: every row is what its hash says, and the hash is that of the file; no gap.
 pub(super) async fn verify(
     source: &mut SqliteConnection,
     target: &mut PgConnection,

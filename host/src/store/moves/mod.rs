@@ -1,10 +1,10 @@
 //! Moving an embedded store to PostgreSQL: the log as it is, to the last hash, and everything else.
 //!
-//! The file is closed for writing first, by a trigger that refuses every row of the log and so every change: a service that
-//! still runs on it is stopped by it as well. From then on the file stays as it is, and a move that broke off goes on where
-//! it was. The log is copied in transactions of some hundred rows, each verified before and after; then the whole of it is
-//! verified once more, and the rest follows in one transaction, with the mark that the move is finished. Until then nobody
-//! serves the database; afterwards nobody serves the file.
+//! The file is closed for writing first, by a trigger that refuses every row of the log and so every change: a service
+//! that still runs on it is stopped by it as well. From then on the file stays as it is, and a move that broke off goes
+//! on where it was. The log is copied in transactions of some hundred rows, each verified before and after; then the
+//! whole of it is verified once more, and the rest follows in one transaction, with the mark that the move is finished.
+//! Until then nobody serves the database; afterwards nobody serves the file.
 
 mod lines;
 mod log;
@@ -39,9 +39,10 @@ const BEGIN: &str = "INSERT INTO portreeve.store_moves (workspace, source, rows)
 const FINISH: &str = "UPDATE portreeve.store_moves SET finished_at = now()
                       WHERE workspace = portreeve.current_workspace()";
 const FORGET: &str = "DELETE FROM portreeve.store_moves WHERE workspace = portreeve.current_workspace()";
-const USED: &str = "SELECT EXISTS (SELECT 1 FROM portreeve.audit_log l WHERE l.workspace = portreeve.current_workspace())
+const USED: &str = "SELECT EXISTS (SELECT 1 FROM portreeve.audit_log l
+                                   WHERE l.workspace = portreeve.current_workspace())
                         OR EXISTS (SELECT 1 FROM portreeve.agents a
-                                   WHERE a.workspace = portreeve.current_workspace() AND a.agent_id <> 'system') AS used";
+                                   WHERE a.workspace = portreeve.current_workspace() AND a.agent_id <> 'system')";
 
 /// How far a move is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +99,8 @@ fn unsigned(count: i64) -> u64 {
 /// Moves the store in `file` to a database that `portreeve migrate` prepared and nobody served.
 ///
 /// # Errors
-/// When the file cannot be read, is damaged, or its log does not verify; when the database is not empty, is half of another
-/// store, or this login may not act as its owner. What was moved stays for the next attempt.
+/// When the file cannot be read, is damaged, or its log does not verify; when the database is not empty, is half of
+/// another store, or this login may not act as its owner. What was moved stays for the next attempt.
 pub async fn move_store(
     file: &Path,
     to: &postgres::Options,
@@ -149,8 +150,8 @@ pub async fn abandon(file: &Path, to: &postgres::Options, now: Time) -> Result<A
     Ok(Abandoned { was_closed: closed.is_some(), log_rows: unsigned(log_rows) })
 }
 
-/// Closes the file and writes down there what moves; whether that is finished already. The one commits inside the other, so
-/// that a closed file is always known to a database.
+/// Closes the file and writes down there what moves; whether that is finished already. The one commits inside the
+/// other, so that a closed file is always known to a database.
 async fn begin(source: &mut SqliteConnection, target: &mut PgConnection) -> Result<bool, StoreError> {
     let closed = sqlite::closed_by_move(source).await?;
     let mut closing = source.begin_with("BEGIN IMMEDIATE").await?;

@@ -24,8 +24,8 @@ enum Derived {
     Nothing,
     /// A row's place in the order of the log, before all that will be written there.
     Order,
-    /// The details of a memory in the order in which they are compared there, when it was made, to the hour, and the words
-    /// that it is found by.
+    /// The details of a memory in the order in which they are compared there, when it was made, to the hour, and the
+    /// words that it is found by.
     Memory,
 }
 

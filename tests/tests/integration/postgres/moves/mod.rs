@@ -1,4 +1,5 @@
-//! `portreeve migrate-store`: what was in a data folder is in a database, to the last hash, and the service goes on there.
+//! `portreeve migrate-store`: what was in a data folder is in a database, to the last hash, and the service goes on
+//! there.
 
 mod fill;
 mod same;
