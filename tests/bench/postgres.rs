@@ -33,6 +33,10 @@ use portreeve::store::postgres::{Options as Database, migrate};
 use serde_json::{Value, json};
 use sqlx::Connection;
 
+/// The same as the program's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROUNDS: usize = 3;
 /// Callers for each connection, so that none is idle while another caller decides.
 const CALLERS: usize = 3;
@@ -75,7 +79,10 @@ fn pgbench() -> PathBuf {
 /// One way to make a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
+    /// On a database that no host serves: what it writes, nobody numbers.
     Pgbench,
+    /// On the host's: what it writes is numbered by the host, and it is done when that is.
+    PgbenchServed,
     InProcess,
     Http,
 }
@@ -119,6 +126,7 @@ struct Bench {
     http: reqwest::Client,
     keys: Vec<String>,
     script: PathBuf,
+    twin: String,
     database: String,
     connections: usize,
     seconds: u64,
@@ -144,8 +152,10 @@ impl Bench {
     }
 
     async fn count(&self, way: Way) -> f64 {
-        if way == Way::Pgbench {
-            return self.pgbench();
+        match way {
+            Way::Pgbench => return self.pgbench(&self.twin),
+            Way::PgbenchServed => return self.pgbench(&self.database),
+            Way::InProcess | Way::Http => {}
         }
         let (count, until) = (Arc::new(AtomicU64::new(0)), Instant::now() + Duration::from_secs(self.seconds));
         let callers = self.keys.iter().enumerate().map(|(n, key)| {
@@ -174,13 +184,13 @@ impl Bench {
         f64::from(u32::try_from(count.load(Ordering::Relaxed)).unwrap())
     }
 
-    fn pgbench(&self) -> f64 {
+    fn pgbench(&self, database: &str) -> f64 {
         let ran = Command::new(pgbench())
             .args(["-n", "-M", "prepared", "-j", "2", "-f"])
             .arg(&self.script)
             // As the host's connections have it.
-            .env("PGOPTIONS", "-c enable_seqscan=off -c jit=off")
-            .args(["-c", &self.connections.to_string(), "-T", &self.seconds.to_string(), &self.database])
+            .env("PGOPTIONS", "-c enable_seqscan=off -c jit=off -c statement_timeout=15s -c lock_timeout=8s")
+            .args(["-c", &self.connections.to_string(), "-T", &self.seconds.to_string(), database])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&ran.stdout).into_owned();
@@ -288,14 +298,15 @@ async fn main() {
         http: reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap(),
         keys,
         script: script(dir.path(), &sample, agents),
-        database: twin.replace("postgres@", "portreeve_app@"),
+        twin: twin.replace("postgres@", "portreeve_app@"),
+        database: service,
         connections,
         seconds,
         app,
     };
     println!("{connections} connections, {agents} agents, {ROUNDS} rounds of {seconds} s each, mutations a second:");
-    let ways = [Way::Pgbench, Way::InProcess, Way::Http];
-    let mut figures = [const { Vec::new() }; 3];
+    let ways = [Way::Pgbench, Way::PgbenchServed, Way::InProcess, Way::Http];
+    let mut figures = [const { Vec::new() }; 4];
     // Once for nothing: caches, plans, connections.
     for way in ways {
         bench.run(way).await;
@@ -313,17 +324,14 @@ async fn main() {
     }
     let of =
         |pick: fn(&Figures) -> f64| figures.each_ref().map(|all| median(&all.iter().map(pick).collect::<Vec<_>>()));
-    let [direct, in_process, over_http] = of(|figures| figures.per_second);
+    let [direct, numbered, in_process, over_http] = of(|figures| figures.per_second);
+    println!("medians: pgbench {direct:.0}, where its rows are numbered {numbered:.0}");
+    for (what, rate) in [("host", in_process), ("host over HTTP", over_http)] {
+        println!("{what} {rate:.0}: {:.2} of pgbench, {:.2} of it numbered", rate / direct, rate / numbered);
+    }
+    let [direct, numbered, in_process, over_http] = of(|figures| figures.cpu_us);
     println!(
-        "medians: pgbench {direct:.0}, host {in_process:.0} ({:.2} of it), host over HTTP {over_http:.0} ({:.2})",
-        in_process / direct,
-        over_http / direct
-    );
-    let [direct, in_process, over_http] = of(|figures| figures.cpu_us);
-    println!(
-        "processor time of one: pgbench {direct:.0} µs, host {in_process:.0} µs ({:.2}), over HTTP {over_http:.0} µs ({:.2})",
-        direct / in_process,
-        direct / over_http
+        "processor time of one: pgbench {direct:.0} µs, numbered {numbered:.0} µs, host {in_process:.0} µs, over HTTP {over_http:.0} µs"
     );
     served.stop().await;
 }

@@ -235,14 +235,28 @@ END;
 
 -- Ends claims and tasks as announced. `claimed_by` of a final task stays, to tell who did it.
 CREATE FUNCTION task_move(at timestamptz, ends task_end[], result json DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp SET enable_nestloop = off AS $$
+DECLARE
+    own task_end;
 BEGIN
-    UPDATE work_queue q SET status = e.status, attempt_count = e.attempt_count, result = task_move.result,
-        error_message = e.error_message, claim_token = NULL, lease_expires_at = NULL, heartbeat_at = NULL,
-        completed_at = CASE WHEN e.status <> 'pending' THEN at END,
-        claimed_by = CASE WHEN e.status <> 'pending' THEN q.claimed_by END,
-        claimed_at = CASE WHEN e.status <> 'pending' THEN q.claimed_at END
-    FROM unnest(ends) e WHERE q.workspace = current_workspace() AND q.task_id = e.task_id;
+    IF cardinality(ends) = 1 THEN
+        -- As it is most of the time, and found by its key.
+        own := ends[1];
+        UPDATE work_queue q SET status = own.status, attempt_count = own.attempt_count, result = task_move.result,
+            error_message = own.error_message, claim_token = NULL, lease_expires_at = NULL, heartbeat_at = NULL,
+            completed_at = CASE WHEN own.status <> 'pending' THEN at END,
+            claimed_by = CASE WHEN own.status <> 'pending' THEN q.claimed_by END,
+            claimed_at = CASE WHEN own.status <> 'pending' THEN q.claimed_at END
+        WHERE q.workspace = current_workspace() AND q.task_id = own.task_id;
+    ELSE
+        -- In one statement, which the guard looks into once. By hash: the plan that is kept may have been made for a few.
+        UPDATE work_queue q SET status = e.status, attempt_count = e.attempt_count, result = task_move.result,
+            error_message = e.error_message, claim_token = NULL, lease_expires_at = NULL, heartbeat_at = NULL,
+            completed_at = CASE WHEN e.status <> 'pending' THEN at END,
+            claimed_by = CASE WHEN e.status <> 'pending' THEN q.claimed_by END,
+            claimed_at = CASE WHEN e.status <> 'pending' THEN q.claimed_at END
+        FROM unnest(ends) e WHERE q.workspace = current_workspace() AND q.task_id = e.task_id;
+    END IF;
 END $$;
 
 -- What a report or a withdrawal is answered.

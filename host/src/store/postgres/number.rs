@@ -30,12 +30,14 @@ const AGAIN: Duration = Duration::from_millis(5);
 pub(super) const TURN: &str = "SELECT portreeve.audit_turn($1) AS turn";
 pub(super) const UNNUMBERED: &str =
     "SELECT u.seq, u.id::text AS id FROM portreeve.audit_unnumbered($1) u ORDER BY u.seq";
-/// A statement of its own: one that joined the function's answer would look for the rows as of a time before it.
+/// A statement of its own: one that joined the function's answer would look for the rows as of a time before it. Row by row:
+/// OFFSET 0 leaves the planner no other way, which it would take while it knows of few rows.
 const ROWS: &str = concat!(
     "SELECT u.seq, ",
     super::audit::columns!(),
     " FROM unnest($1::text[]::uuid[], $2::bigint[]) AS u (id, seq)
-      JOIN portreeve.audit_log l ON l.workspace = portreeve.current_workspace() AND l.id = u.id ORDER BY u.seq"
+      CROSS JOIN LATERAL (SELECT * FROM portreeve.audit_log l
+                          WHERE l.workspace = portreeve.current_workspace() AND l.id = u.id OFFSET 0) l ORDER BY u.seq"
 );
 pub(super) const NUMBER: &str = "SELECT portreeve.audit_number($1, $2::text[]::uuid[], $3) AS done";
 
