@@ -185,12 +185,16 @@ impl Bench {
     }
 
     fn pgbench(&self, database: &str) -> f64 {
+        self.pgbench_on(database, self.connections)
+    }
+
+    fn pgbench_on(&self, database: &str, connections: usize) -> f64 {
         let ran = Command::new(pgbench())
             .args(["-n", "-M", "prepared", "-j", "2", "-f"])
             .arg(&self.script)
             // As the host's connections have it.
             .env("PGOPTIONS", "-c enable_seqscan=off -c jit=off -c statement_timeout=15s -c lock_timeout=8s")
-            .args(["-c", &self.connections.to_string(), "-T", &self.seconds.to_string(), database])
+            .args(["-c", &connections.to_string(), "-T", &self.seconds.to_string(), database])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&ran.stdout).into_owned();
@@ -269,13 +273,13 @@ async fn prepare(app: Arc<App>, agents: usize) -> (Vec<String>, Value) {
     (keys, sample)
 }
 
-/// A database with the same agents that no host serves: what pgbench writes, nobody numbers.
-async fn twin(url: &str) -> String {
-    let (server, original) = url.rsplit_once('/').unwrap();
+/// A copy of a database to which nobody is connected.
+async fn copy_of(url: &str, original: &str, name: &str) -> String {
+    let (server, _) = url.rsplit_once('/').unwrap();
     let mut conn = sqlx::PgConnection::connect(&format!("{server}/template1")).await.unwrap();
-    let sql = format!("CREATE DATABASE twin TEMPLATE {original}");
+    let sql = format!("CREATE DATABASE {name} TEMPLATE {original}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
-    format!("{server}/twin")
+    format!("{server}/{name}")
 }
 
 #[tokio::main]
@@ -288,7 +292,8 @@ async fn main() {
     let service = cluster.url.replace("postgres@", "portreeve_app@");
     let dir = tempfile::tempdir().unwrap();
     let (keys, sample) = prepare(open(dir.path(), &service, connections).await, agents).await;
-    let twin = twin(&cluster.url).await;
+    // With the same agents, for no host.
+    let twin = copy_of(&cluster.url, "postgres", "twin").await;
     let app = open(dir.path(), &service, connections).await;
     let served = serve(Arc::clone(&app), ([127, 0, 0, 1], 0).into()).await.unwrap();
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -334,4 +339,49 @@ async fn main() {
         "processor time of one: pgbench {direct:.0} µs, numbered {numbered:.0} µs, host {in_process:.0} µs, over HTTP {over_http:.0} µs"
     );
     served.stop().await;
+    bench.app.close().await;
+    println!();
+    limits(&bench, &cluster.url, dir.path()).await;
+}
+
+/// What one database comes to, and what lies past it.
+async fn limits(bench: &Bench, cluster: &str, dir: &Path) {
+    let mut conn = sqlx::PgConnection::connect(&bench.twin.replace("portreeve_app@", "postgres@")).await.unwrap();
+    let mut number = async |sql: &'static str| -> f64 {
+        let value: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
+        f64::from(u32::try_from(value % (1 << 31)).unwrap())
+    };
+    let wal = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint / 1024";
+    let before = number(wal).await;
+    let alone = bench.pgbench(&bench.twin);
+    let wal = (number(wal).await - before) * 1024.0 / alone;
+    let rows = number("SELECT count(*) FROM portreeve.audit_log").await;
+    let kept = number("SELECT pg_total_relation_size('portreeve.audit_log') / 1024").await * 1024.0 / rows;
+    println!("a mutation writes {wal:.0} bytes ahead of time, and keeps {kept:.0} bytes of log with its indexes");
+    drop(conn);
+
+    // Two workspaces in databases of their own share nothing but the machine, each with half of the connections.
+    let second = copy_of(cluster, "twin", "second").await.replace("postgres@", "portreeve_app@");
+    let half = |database: &str| bench.pgbench_on(database, bench.connections / 2);
+    let two: f64 = std::thread::scope(|scope| {
+        let both = [&bench.twin, &second].map(|database| scope.spawn(move || half(database)));
+        both.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    println!("two databases at once make {:.2} of what one makes with as many connections", two / alone);
+
+    // A host that finds a log which nobody numbered.
+    let service = bench.twin.clone();
+    let app = open(dir, &service, bench.connections).await;
+    let (started, view) = (Instant::now(), app.gate().store().view());
+    let mut left = rows + alone;
+    let total = left;
+    while left > 0.0 && started.elapsed() < Duration::from_secs(120) {
+        drop(view.audit_rows(0, 1).await.unwrap());
+        let mut conn = sqlx::PgConnection::connect(&service.replace("portreeve_app@", "postgres@")).await.unwrap();
+        let sql = "SELECT count(*) - (SELECT count(*) FROM portreeve.audit_seq) FROM portreeve.audit_log";
+        let open: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
+        left = f64::from(u32::try_from(open).unwrap());
+    }
+    println!("one host numbers {:.0} rows a second", (total - left) / started.elapsed().as_secs_f64());
+    app.close().await;
 }

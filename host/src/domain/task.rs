@@ -73,6 +73,10 @@ pub mod failure {
     pub const DEPENDENCY_FAILED: &str = "dependency_failed";
 }
 
+/// The most tasks that fail with another one at once, because they wait for it. Beyond it, it is the caller's to cancel some of
+/// them, or time's, which takes them in parts. On PostgreSQL: the function `family_max`.
+pub const FAMILY_MAX: u32 = 50_000;
+
 /// Task types that nobody may claim from themselves: their worth is a second pair of eyes.
 pub const INDEPENDENT_TYPES: [&str; 2] = ["evaluate", "review"];
 

@@ -239,3 +239,28 @@ async fn a_batch_that_is_lost_whole_acknowledges_nothing() {
     let gaps = "SELECT max(seq) - count(*) FROM audit_log";
     assert_eq!(scalar(&mut db, gaps).await, 0);
 }
+
+/// As on PostgreSQL, where `postgres/families.rs` shows how time takes such a family in parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_that_is_too_large_does_not_fail_at_once() {
+    let server = Server::start().await;
+    let a = server.agent("a", "claude_code_local").await;
+    let root = a.submit("root", json!({})).await;
+    let mut db = server.db().await;
+    let family = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 50001)
+        INSERT INTO work_queue (task_id, submit_order, task_type, description, priority, status, submitted_by, max_attempts,
+            open_dependencies, created_at)
+        SELECT 'waiting-' || n, 1000 + n, 't', 'd', 5, 'pending', 'a', 3, 1, 0 FROM n";
+    execute(&mut db, family).await.unwrap();
+    let waits = format!(
+        "INSERT INTO work_dependencies (task_id, depends_on) SELECT task_id, '{root}' FROM work_queue WHERE task_type = 't'"
+    );
+    execute(&mut db, &waits).await.unwrap();
+    a.claim("root").await;
+    a.post("/work/complete", json!({"task_id": root, "success": false})).await.invalid("too_many_dependants");
+    a.post("/work/cancel", json!({"task_id": root})).await.invalid("too_many_dependants");
+    execute(&mut db, "UPDATE work_queue SET status = 'cancelled', completed_at = 1 WHERE task_id = 'waiting-1'")
+        .await
+        .unwrap();
+    a.post("/work/cancel", json!({"task_id": root})).await.done();
+}

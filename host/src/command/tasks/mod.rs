@@ -7,6 +7,7 @@ mod submit;
 
 use super::action::Lookout;
 use super::input::{Field, Kind};
+use crate::domain::task::FAMILY_MAX;
 use crate::engine::types::{Target, TaskTarget};
 use crate::error::{Error, Result};
 
@@ -52,4 +53,14 @@ async fn stored_target(at: Lookout<'_>, task_id: &str) -> Result<Target> {
 #[must_use]
 pub fn unknown_dependency(task_id: &str) -> Error {
     Error::field("depends_on", "unknown_dependency", format!("there is no task `{task_id}` to depend on"))
+}
+
+/// More tasks than can fail at once wait for one that would.
+#[must_use]
+pub fn too_many_dependants(field: &str) -> Error {
+    let msg = format!(
+        "more than {FAMILY_MAX} tasks wait for this one, too many to fail with it at once; cancel some of those first, \
+         or let its lease or deadline pass"
+    );
+    Error::field(field, "too_many_dependants", msg)
 }

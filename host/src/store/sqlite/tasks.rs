@@ -11,9 +11,9 @@ use crate::clock::Time;
 use crate::command::tasks::{
     Candidate, NO_TASKS, NOT_CLAIMED, NOT_TASK_SUBMITTER, TASK_ALREADY_FINAL, TASK_NOT_FOUND, TaskBeat, TaskCancel,
     TaskClaim, TaskClaimed, TaskComplete, TaskEnded, TaskEntry, TaskExpire, TaskHeartbeat, TaskList, TaskSubmit,
-    TaskSubmitted, TasksExpired, unknown_dependency,
+    TaskSubmitted, TasksExpired, too_many_dependants, unknown_dependency,
 };
-use crate::domain::task::{INDEPENDENT_TYPES, Next, Progress, Status, failure};
+use crate::domain::task::{FAMILY_MAX, INDEPENDENT_TYPES, Next, Progress, Status, failure};
 use crate::gate::Permit;
 use crate::store::{Claims, Page, StoreError};
 
@@ -113,9 +113,25 @@ impl Tx<'_> {
         sqlx::query(sql).bind(task_id).execute(&mut *self.conn).await.map(drop)
     }
 
+    /// Refuses to fail more at once with this task than is good for those who wait for their turn to write.
+    async fn family_fits(&mut self, task_id: &str, field: &str) -> Result<(), Rejected> {
+        let sql = "WITH RECURSIVE waiting (task_id) AS (
+                       SELECT q.task_id FROM work_dependencies d CROSS JOIN work_queue q ON q.task_id = d.task_id
+                       WHERE d.depends_on = ?1 AND q.status = 'pending'
+                       UNION
+                       SELECT q.task_id FROM waiting CROSS JOIN work_dependencies d ON d.depends_on = waiting.task_id
+                       CROSS JOIN work_queue q ON q.task_id = d.task_id WHERE q.status = 'pending')
+                   SELECT count(*) FROM (SELECT 1 FROM waiting LIMIT ?2)";
+        let limit = i64::from(FAMILY_MAX).saturating_add(1);
+        let count: i64 = sqlx::query_scalar(sql).bind(task_id).bind(limit).fetch_one(&mut *self.conn).await?;
+        if count < limit { Ok(()) } else { Err(Rejected::Invalid(too_many_dependants(field))) }
+    }
+
     /// Fails all that waits for a task that failed or was cancelled, and what waits for those. Returns how many.
     async fn dependants_fail(&mut self, task_id: &str) -> Result<i64, sqlx::Error> {
-        let sql = "SELECT q.task_id, q.attempt_count FROM work_dependencies d JOIN work_queue q USING (task_id)
+        // CROSS JOIN keeps the order: the planner would begin with all pending tasks, for each one that fails.
+        let sql = "SELECT q.task_id, q.attempt_count
+                   FROM work_dependencies d CROSS JOIN work_queue q ON q.task_id = d.task_id
                    WHERE d.depends_on = ?1 AND q.status = 'pending' ORDER BY q.submit_order";
         let mut failed = 0_i64;
         let mut ended = vec![task_id.to_owned()];
@@ -295,6 +311,9 @@ impl Apply for TaskHeartbeat {
 impl Apply for TaskComplete {
     async fn apply(self, tx: &mut Tx<'_>, permit: &Permit<Self>) -> Result<TaskEnded, Rejected> {
         let (agent_id, now) = (permit.who().agent_id(), tx.now());
+        if !self.success {
+            tx.family_fits(&self.task_id, "success").await?;
+        }
         let held = tx.task_progress(&self.task_id).await?;
         let Some(task) = held.filter(|task| task.is_held_by(agent_id, self.claim_token.as_deref(), now)) else {
             return Ok(TaskEnded::refused(&self.task_id, NOT_CLAIMED));
@@ -319,6 +338,7 @@ impl Apply for TaskComplete {
 
 impl Apply for TaskCancel {
     async fn apply(self, tx: &mut Tx<'_>, permit: &Permit<Self>) -> Result<TaskEnded, Rejected> {
+        tx.family_fits(&self.task_id, "task_id").await?;
         let submitter: Option<String> = sqlx::query_scalar("SELECT submitted_by FROM work_queue WHERE task_id = ?1")
             .bind(&self.task_id)
             .fetch_optional(&mut *tx.conn)
