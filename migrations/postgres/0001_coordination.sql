@@ -132,9 +132,18 @@ CREATE TABLE activations (
     FOREIGN KEY (workspace, digest) REFERENCES components (workspace, digest)
 );
 
+-- What is added to the numbers that this cluster gives its transactions. A log that was restored into another cluster, whose
+-- numbers are smaller, goes on behind its last row: `portreeve migrate` raises this where it has to.
+CREATE FUNCTION xact_base() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 0;
+
+-- Above the numbers of all transactions that are committed.
+CREATE FUNCTION xact_next() RETURNS bigint LANGUAGE sql STABLE
+RETURN pg_snapshot_xmax(pg_current_snapshot())::text::bigint + xact_base();
+
 -- The number of this transaction, as the log orders by it.
 CREATE FUNCTION xact_now() RETURNS bigint LANGUAGE sql STABLE
-RETURN pg_current_xact_id()::text::bigint;
+RETURN pg_current_xact_id()::text::bigint + xact_base();
 
 -- Append-only. `xact` orders the rows: it is taken inside the transaction after its locks, so that rows that touch one
 -- key, one agent or the epoch stand as they happened. Rows that were moved here from an embedded store were numbered

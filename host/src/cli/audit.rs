@@ -272,6 +272,11 @@ async fn check_rows(store: &Store) -> Result<Checked, CliError> {
     loop {
         let page = store.view().audit_rows(last, PAGE).await.map_err(|error| failure::store(&error))?;
         if page.is_empty() {
+            let left_out = store.view().left_out().await.map_err(|error| failure::store(&error))?;
+            if left_out > 0 {
+                let problem = format!("is not the only one there: {left_out} row(s) of the log have no position");
+                checked.bad = Some((last, problem));
+            }
             return Ok(checked);
         }
         for (row, stored) in page {

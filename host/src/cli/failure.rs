@@ -75,6 +75,10 @@ pub(super) fn store(error: &StoreError) -> CliError {
         StoreError::Moved { is_finished: false } | StoreError::HalfMoved => {
             "go on with `portreeve migrate-store --from DIR --to URL`, or give it up with the same and --abandon"
         }
+        StoreError::OtherMove => {
+            "name the database that the move began with; if that is gone for good: the same with --abandon --target-lost"
+        }
+        StoreError::Restored => "run `portreeve migrate --database URL`, which lets the log go on, then start again",
         StoreError::NotEmpty => "make a new database and prepare it: createdb, then `portreeve migrate --database URL`",
         StoreError::Unverified { .. } => {
             "look with `portreeve audit verify --data DIR` (after --abandon), and restore the data folder from a backup"

@@ -34,17 +34,23 @@ pub(super) struct MigrateStore {
     /// Give up a move that is not finished: the folder's store is open again, and the database is of no more use
     #[arg(long)]
     abandon: bool,
+    /// With --abandon: the database of the move is gone for good, and is not asked. Where it is not, the store would be there twice
+    #[arg(long, requires = "abandon")]
+    target_lost: bool,
 }
 
 impl MigrateStore {
     pub(super) async fn run(self, output: &Output) -> Result<ExitCode, CliError> {
+        if self.target_lost {
+            return self.give_up(&self.file()?, None, output).await;
+        }
         let Some(options) = folders::database(self.to.as_deref(), None)? else {
             let next = "name it: --to postgres://USER@HOST/NAME, or PORTREEVE_DATABASE_URL";
             return Err(CliError::new("it is not known which database to move to", next).with_exit(EXIT_USAGE));
         };
         let file = self.file()?;
         if self.abandon {
-            return self.give_up(&file, &options, output).await;
+            return self.give_up(&file, Some(&options), output).await;
         }
         let mut moving = Moving::new(output);
         let moved = move_store(&file, &options, SystemClock::default().now(), &mut |step| moving.show(step)).await;
@@ -67,7 +73,12 @@ impl MigrateStore {
         Ok(file)
     }
 
-    async fn give_up(&self, file: &Path, options: &postgres::Options, output: &Output) -> Result<ExitCode, CliError> {
+    async fn give_up(
+        &self,
+        file: &Path,
+        options: Option<&postgres::Options>,
+        output: &Output,
+    ) -> Result<ExitCode, CliError> {
         let now = SystemClock::default().now();
         let abandoned = abandon(file, options, now).await.map_err(|error| failure::store(&error))?;
         if output.json {

@@ -281,6 +281,12 @@ pub enum StoreError {
     /// The database holds a part of a store that moves there.
     #[error("a store is moving to this database, and the move is not finished")]
     HalfMoved,
+    /// The file's store is moving to another database than this one.
+    #[error("the store is moving to another database than the one that is named")]
+    OtherMove,
+    /// The log's last row has a number that the server has yet to give.
+    #[error("the database comes from a server that was further: its log would not go on behind its last row")]
+    Restored,
     /// A store moves only to a database in which there is nothing yet.
     #[error("the database is not empty: it was served before, or holds another store or a part of one")]
     NotEmpty,

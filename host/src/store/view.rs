@@ -94,4 +94,6 @@ looks! {
     pub fn stored_facts(&self) -> Vec<(String, i64)>;
     /// How many guardrail violations are recorded.
     pub fn violations_count(&self) -> i64;
+    /// Rows of the audit log that will never have a position: they would have to stand before the last one that has.
+    pub fn left_out(&self) -> i64;
 }

@@ -137,17 +137,42 @@ BEGIN
     RETURN ROW('stale', NULL)::answer;
 END $$;
 
+-- What has to be so before anything is looked at. One call is one transaction: whoever had its number before it would stand
+-- in the log before what they waited for, where it is numbered already. And each statement sees what was committed before it.
+CREATE FUNCTION gate_begin() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+        RAISE EXCEPTION 'a decision is the first that its transaction writes' USING ERRCODE = 'insufficient_privilege';
+    ELSIF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'decisions are made in transactions that read what is committed'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+END $$;
+
+-- Takes the lock of the epoch. Nothing is written while a store moves here: half a log is none.
+CREATE FUNCTION gate_epoch(exclusive boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    PERFORM gate_begin();
+    IF exclusive THEN
+        PERFORM pg_advisory_xact_lock(lock_id('epoch', ''));
+    ELSE
+        PERFORM pg_advisory_xact_lock_shared(lock_id('epoch', ''));
+    END IF;
+    PERFORM 1 FROM store_moves m WHERE m.workspace = current_workspace() AND m.finished_at IS NULL;
+    IF FOUND THEN
+        RAISE EXCEPTION 'a store is moving here, and is not here yet' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+END $$;
+
 -- Takes the locks that every decision holds, and says whether it still stands.
 CREATE FUNCTION gate_stands(d decision, exclusive boolean) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     ws CONSTANT text := current_workspace();
 BEGIN
-    IF exclusive THEN
-        PERFORM pg_advisory_xact_lock(lock_id('epoch', ''));
-    ELSE
-        PERFORM pg_advisory_xact_lock_shared(lock_id('epoch', ''));
-    END IF;
+    PERFORM gate_epoch(exclusive);
     PERFORM pg_advisory_xact_lock_shared(lock_id('agent', d.agent_id));
     IF d.admin_key_id IS NOT NULL THEN
         -- Whose key stands for the agent: its revocation takes the lock of the key's own agent.
@@ -291,7 +316,7 @@ END $$;
 CREATE FUNCTION decision_fail(d decision) RETURNS answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared(lock_id('epoch', ''));
+    PERFORM gate_epoch(false);
     PERFORM gate_record(d, clock_now(), 'failed', '{"error":"storage_unavailable"}', '[]');
     RETURN ROW('done', NULL)::answer;
 END $$;

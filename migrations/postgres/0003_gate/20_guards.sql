@@ -64,6 +64,9 @@ END $$;
 CREATE FUNCTION guard_file_locks() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' AND (NEW.workspace, NEW.lock_key) IS DISTINCT FROM (OLD.workspace, OLD.lock_key) THEN
+        RAISE EXCEPTION 'a lock keeps its key' USING ERRCODE = 'insufficient_privilege';
+    END IF;
     PERFORM check_decided('file_locks', NEW.lock_key);
     RETURN NEW;
 END $$;

@@ -19,31 +19,34 @@ CREATE TRIGGER audit_seq_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_seq
 
 -- The rows of transactions below this are settled: each is committed, and none can come any more.
 --
--- A row's transaction number is taken under the shared lock of the epoch, so whoever may still commit a row with a number
--- below the present one holds that lock and its own number's now. Transactions of other programs do not matter.
+-- A row's transaction number is taken under the shared lock of the epoch, and by nobody who had one before (`gate_begin`). So
+-- of the transactions that the snapshot finds going on, those do not matter whose number's lock is seen and who do not hold the
+-- epoch's: they are other programs'. One whose number's lock is not seen has it in a moment, or is ending.
 CREATE FUNCTION audit_horizon() RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
-    lock_  CONSTANT bigint := lock_id('epoch', '');
-    next   CONSTANT numeric := pg_snapshot_xmax(pg_current_snapshot())::text::numeric;
-    behind bigint;
+    lock_ CONSTANT bigint := lock_id('epoch', '');
+    seen  CONSTANT pg_snapshot := pg_current_snapshot();
+    least xid8;
 BEGIN
-    -- Numbers in pg_locks have 32 bits; how far each lies behind the next one does not depend on the upper half.
-    SELECT max(mod(mod(next, 4294967296) - x.transactionid::text::numeric + 4294967296, 4294967296))::bigint INTO behind
-    FROM pg_locks g JOIN pg_locks x ON x.pid = g.pid
-    WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 1
-      AND g.database = (SELECT o.oid FROM pg_database o WHERE o.datname = current_database())
-      AND (g.classid::text::bigint << 32 | g.objid::text::bigint) = lock_
-      AND x.locktype = 'transactionid' AND x.granted AND x.mode = 'ExclusiveLock' AND x.pid <> pg_backend_pid()
-      -- One that began after `next` was read is above it: it seems to lie almost a whole round behind.
-      AND mod(mod(next, 4294967296) - x.transactionid::text::numeric + 4294967296, 4294967296) < 2147483648;
-    RETURN (next - coalesce(behind, 0))::bigint;
+    -- Afterwards, and in statements of their own: whoever the snapshot finds and is to log has held the epoch's lock since
+    -- before it. By virtual transaction: a prepared one has no process.
+    SELECT min(x) INTO least FROM pg_snapshot_xip(seen) x
+    WHERE NOT EXISTS (SELECT 1 FROM pg_locks o
+            WHERE o.locktype = 'transactionid' AND o.granted AND o.mode = 'ExclusiveLock' AND o.transactionid = xid(x))
+        OR EXISTS (SELECT 1 FROM pg_locks o JOIN pg_locks g ON g.virtualtransaction = o.virtualtransaction
+            WHERE o.locktype = 'transactionid' AND o.granted AND o.mode = 'ExclusiveLock' AND o.transactionid = xid(x)
+              AND g.locktype = 'advisory' AND g.granted AND g.objsubid = 1
+              AND g.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+              AND (g.classid::text::bigint << 32 | g.objid::text::bigint) = lock_);
+    RETURN coalesce(least, pg_snapshot_xmax(seen))::text::bigint + xact_base();
 END $$;
 
 -- The turn to number rows, until the transaction ends. Without `wait`, false when another host has it.
 CREATE FUNCTION audit_turn(wait boolean) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
 BEGIN
+    PERFORM gate_begin();
     IF NOT wait THEN
         RETURN pg_try_advisory_xact_lock(lock_id('numbering', ''));
     END IF;
@@ -56,11 +59,17 @@ CREATE FUNCTION audit_unnumbered(most bigint) RETURNS TABLE (seq bigint, id uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     ws      CONSTANT text := current_workspace();
-    horizon CONSTANT bigint := audit_horizon();
+    horizon bigint;
     last    audit_seq;
 BEGIN
+    PERFORM gate_begin();
+    horizon := audit_horizon();
     -- A statement of its own, so that its snapshot is younger than the horizon.
     SELECT * INTO last FROM audit_seq s WHERE s.workspace = ws ORDER BY s.seq DESC LIMIT 1;
+    IF last.xact >= xact_next() THEN
+        RAISE EXCEPTION 'the log is of a cluster that was further: run `portreeve migrate`, then start again'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
     RETURN QUERY SELECT coalesce(last.seq, 0) + row_number() OVER (ORDER BY l.xact, l.id), l.id
     FROM audit_log l
     WHERE l.workspace = ws AND l.xact < horizon
@@ -79,11 +88,14 @@ DECLARE
     last     audit_seq;
     numbered bigint;
 BEGIN
+    PERFORM gate_begin();
     PERFORM pg_advisory_xact_lock(lock_id('numbering', ''));
     horizon := audit_horizon();
     SELECT * INTO last FROM audit_seq s WHERE s.workspace = ws ORDER BY s.seq DESC LIMIT 1;
     IF first <> coalesce(last.seq, 0) + 1 THEN
         RETURN false;
+    ELSIF cardinality(ids) <> cardinality(leaf_hashes) THEN
+        RAISE EXCEPTION 'rows are numbered in their order, all of them' USING ERRCODE = 'insufficient_privilege';
     END IF;
     -- The same rows in the same order as they are listed now, and none left out: nobody numbers as they please. One walk
     -- along the index that has them in order: joins would leave the planner a choice, which it makes from old counts.
@@ -96,7 +108,7 @@ BEGIN
           ORDER BY l.xact, l.id LIMIT cardinality(ids)) l
     WHERE l.id = ids[l.n];
     GET DIAGNOSTICS numbered = ROW_COUNT;
-    IF numbered <> cardinality(ids) OR cardinality(ids) <> cardinality(leaf_hashes) THEN
+    IF numbered <> cardinality(ids) THEN
         RAISE EXCEPTION 'rows are numbered in their order, all of them' USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN true;

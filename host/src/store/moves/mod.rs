@@ -13,11 +13,9 @@ mod tables;
 use std::path::Path;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row, SqliteConnection};
 
-use super::audit::hex;
 use super::{StoreError, postgres, sqlite};
 use crate::clock::Time;
 use tables::STATE;
@@ -28,17 +26,21 @@ const CLOSE: &str = "CREATE TRIGGER IF NOT EXISTS audit_log_moves BEFORE INSERT 
 /// Marks a file whose move is finished: that one is not opened again, and does not move a second time.
 const CLOSE_FOR_GOOD: &str = "CREATE TRIGGER IF NOT EXISTS audit_log_moved BEFORE INSERT ON audit_log
                               BEGIN SELECT RAISE(ABORT, 'this store moved to another database'); END";
-const OPEN_AGAIN: &str = "DROP TRIGGER IF EXISTS audit_log_moves";
+const OPEN_AGAIN: &str = "DROP TRIGGER IF EXISTS audit_log_moves; DROP TABLE IF EXISTS store_move";
 
-const BEGUN: &str = "SELECT m.source, m.finished_at IS NOT NULL AS is_finished FROM portreeve.store_moves m
+/// Which move it is that closes the file. In a table of its own, which only files that move have.
+const NAME: &str = "CREATE TABLE IF NOT EXISTS store_move (move_id TEXT NOT NULL)";
+
+const BEGUN: &str = "SELECT m.move_id, m.finished_at IS NOT NULL AS is_finished FROM portreeve.store_moves m
                      WHERE m.workspace = portreeve.current_workspace()";
-const BEGIN: &str = "INSERT INTO portreeve.store_moves (workspace, source, rows)
+const BEGIN: &str = "INSERT INTO portreeve.store_moves (workspace, move_id, rows)
                      VALUES (portreeve.current_workspace(), $1, $2)
-                     ON CONFLICT (workspace) DO UPDATE SET source = excluded.source, rows = excluded.rows,
+                     ON CONFLICT (workspace) DO UPDATE SET move_id = excluded.move_id, rows = excluded.rows,
                          started_at = excluded.started_at";
+/// Whoever is about to write to the database has written, or finds that a store moves there.
+const ALONE: &str = "SELECT pg_advisory_xact_lock(portreeve.lock_id('epoch', ''))";
 const FINISH: &str = "UPDATE portreeve.store_moves SET finished_at = now()
                       WHERE workspace = portreeve.current_workspace()";
-const FORGET: &str = "DELETE FROM portreeve.store_moves WHERE workspace = portreeve.current_workspace()";
 const USED: &str = "SELECT EXISTS (SELECT 1 FROM portreeve.audit_log l
                                    WHERE l.workspace = portreeve.current_workspace())
                         OR EXISTS (SELECT 1 FROM portreeve.agents a
@@ -80,15 +82,9 @@ pub struct Abandoned {
     pub log_rows: u64,
 }
 
-/// What tells a log from others: its length, and a digest over that and its last hash.
-struct Identity {
-    rows: i64,
-    name: String,
-}
-
 /// A move that a database knows of.
 struct Begun {
-    source: String,
+    move_id: String,
     is_finished: bool,
 }
 
@@ -110,7 +106,7 @@ pub async fn move_store(
     let mut target = postgres::owner(to).await?;
     let mut source = sqlite::open_to_move(file, now).await?;
     let was_finished = begin(&mut source, &mut target).await?;
-    let rows = identify(&mut source).await?.rows;
+    let rows = length(&mut source).await?;
     let before = log::moved(&mut target).await?;
     let tables = if was_finished {
         counts(&mut source).await?
@@ -126,26 +122,41 @@ pub async fn move_store(
     Ok(Moved { log_rows: unsigned(rows), log_rows_before: unsigned(before), tables, was_finished })
 }
 
-/// Opens a file for service again whose move was not finished, and will not be.
+/// Opens a file for service again whose move was not finished, and will not be. `to` is the database that it was moving to;
+/// without one, whoever calls knows that it is gone.
 ///
 /// # Errors
-/// When the move is finished: then the database is the store. When either cannot be used.
-pub async fn abandon(file: &Path, to: &postgres::Options, now: Time) -> Result<Abandoned, StoreError> {
-    let mut target = postgres::owner(to).await?;
+/// When the move is finished: then the database is the store. When the database is not the one of the move. When either cannot
+/// be used.
+pub async fn abandon(file: &Path, to: Option<&postgres::Options>, now: Time) -> Result<Abandoned, StoreError> {
+    let mut target = match to {
+        Some(to) => Some(postgres::owner(to).await?),
+        None => None,
+    };
     let mut source = sqlite::open_to_move(file, now).await?;
     let closed = sqlite::closed_by_move(&mut source).await?;
-    let name = identify(&mut source).await?.name;
-    let begun = begun(&mut target).await?.filter(|begun| begun.source == name);
-    if closed == Some(true) || begun.as_ref().is_some_and(|begun| begun.is_finished) {
+    if closed == Some(true) {
         return Err(StoreError::Moved { is_finished: true });
     }
     let mut log_rows = 0;
-    if begun.is_some() {
-        log_rows = log::moved(&mut target).await?;
-        sqlx::raw_sql(FORGET).execute(&mut target).await?;
+    if let (Some(target), Some(_)) = (&mut target, closed) {
+        let here = move_of(&mut source).await?;
+        match begun(target).await? {
+            Some(begun) if Some(&begun.move_id) == here.as_ref() && !begun.is_finished => {}
+            Some(begun) if Some(&begun.move_id) == here.as_ref() => {
+                return Err(StoreError::Moved { is_finished: true });
+            }
+            _ => return Err(StoreError::OtherMove),
+        }
+        log_rows = log::moved(target).await?;
     }
-    sqlx::raw_sql(OPEN_AGAIN).execute(&mut source).await?;
-    drop(target.close().await);
+    // The mark in the database stays: what is there is half of a store, and is not served.
+    let mut opening = source.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::raw_sql(OPEN_AGAIN).execute(&mut *opening).await?;
+    opening.commit().await?;
+    if let Some(target) = target {
+        drop(target.close().await);
+    }
     source.close().await?;
     Ok(Abandoned { was_closed: closed.is_some(), log_rows: unsigned(log_rows) })
 }
@@ -154,38 +165,53 @@ pub async fn abandon(file: &Path, to: &postgres::Options, now: Time) -> Result<A
 /// other, so that a closed file is always known to a database.
 async fn begin(source: &mut SqliteConnection, target: &mut PgConnection) -> Result<bool, StoreError> {
     let closed = sqlite::closed_by_move(source).await?;
-    let mut closing = source.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::raw_sql(CLOSE).execute(&mut *closing).await?;
-    let log = identify(&mut closing).await?;
-    let is_finished = match begun(target).await? {
-        Some(begun) if begun.source == log.name => begun.is_finished,
-        _ if closed == Some(true) => return Err(StoreError::Moved { is_finished: true }),
-        // Another store may have been about to begin: as long as nothing of it is there, this one may.
-        _ => {
-            if sqlx::query_scalar(USED).fetch_one(&mut *target).await? {
-                return Err(StoreError::NotEmpty);
+    let here = move_of(source).await?;
+    let begun = begun(target).await?;
+    if let Some(here) = here {
+        return match begun {
+            Some(begun) if begun.move_id == here && (begun.is_finished || closed == Some(false)) => {
+                Ok(begun.is_finished)
             }
-            sqlx::query(BEGIN).bind(&log.name).bind(log.rows).execute(target).await?;
-            false
-        }
-    };
+            _ if closed == Some(true) => Err(StoreError::Moved { is_finished: true }),
+            _ => Err(StoreError::OtherMove),
+        };
+    }
+    let mut closing = source.begin_with("BEGIN IMMEDIATE").await?;
+    let move_id = crate::command::new_id();
+    sqlx::raw_sql(NAME).execute(&mut *closing).await?;
+    sqlx::query("INSERT INTO store_move (move_id) VALUES (?1)").bind(&move_id).execute(&mut *closing).await?;
+    sqlx::raw_sql(CLOSE).execute(&mut *closing).await?;
+    let rows = length(&mut closing).await?;
+    let mut beginning = target.begin().await?;
+    sqlx::raw_sql(ALONE).execute(&mut *beginning).await?;
+    // Another store may have been about to begin: as long as nothing of it is there, this one may.
+    if begun.is_some_and(|begun| begun.is_finished) || sqlx::query_scalar(USED).fetch_one(&mut *beginning).await? {
+        return Err(StoreError::NotEmpty);
+    }
+    sqlx::query(BEGIN).bind(&move_id).bind(rows).execute(&mut *beginning).await?;
+    beginning.commit().await?;
     closing.commit().await?;
-    Ok(is_finished)
+    Ok(false)
+}
+
+/// The move that closed the file, if one did.
+async fn move_of(source: &mut SqliteConnection) -> Result<Option<String>, StoreError> {
+    let named = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'store_move')";
+    if !sqlx::query_scalar::<_, bool>(named).fetch_one(&mut *source).await? {
+        return Ok(None);
+    }
+    Ok(sqlx::query_scalar("SELECT move_id FROM store_move LIMIT 1").fetch_optional(source).await?)
 }
 
 async fn begun(target: &mut PgConnection) -> Result<Option<Begun>, StoreError> {
     let row = sqlx::query(BEGUN).fetch_optional(target).await?;
-    row.map(|row| Ok(Begun { source: row.try_get("source")?, is_finished: row.try_get("is_finished")? })).transpose()
+    row.map(|row| Ok(Begun { move_id: row.try_get("move_id")?, is_finished: row.try_get("is_finished")? })).transpose()
 }
 
-async fn identify(source: &mut SqliteConnection) -> Result<Identity, StoreError> {
-    let sql = "SELECT seq, leaf_hash FROM audit_log ORDER BY seq DESC LIMIT 1";
-    let Some(row) = sqlx::query(sql).fetch_optional(source).await? else {
-        return Err(StoreError::Damaged("its audit log is empty: there is nothing to move"));
-    };
-    let (rows, last): (i64, Vec<u8>) = (row.try_get("seq")?, row.try_get("leaf_hash")?);
-    let name = hex(&Sha256::new().chain_update(rows.to_be_bytes()).chain_update(last).finalize());
-    Ok(Identity { rows, name })
+/// How many rows the log has.
+async fn length(source: &mut SqliteConnection) -> Result<i64, StoreError> {
+    let rows: i64 = sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM audit_log").fetch_one(source).await?;
+    if rows == 0 { Err(StoreError::Damaged("its audit log is empty: there is nothing to move")) } else { Ok(rows) }
 }
 
 async fn counts(source: &mut SqliteConnection) -> Result<Vec<(&'static str, u64)>, StoreError> {
@@ -203,6 +229,7 @@ async fn copy_state(
 ) -> Result<Vec<(&'static str, u64)>, StoreError> {
     let mut tx = target.begin().await?;
     // Whoever is about to write waits, and is found below if they came before.
+    sqlx::raw_sql(ALONE).execute(&mut *tx).await?;
     sqlx::raw_sql("LOCK TABLE portreeve.audit_log IN SHARE MODE").execute(&mut *tx).await?;
     log::complete(source, &mut tx).await?;
     let mut moved = Vec::with_capacity(STATE.len());

@@ -34,7 +34,13 @@ impl View {
                          WHERE s.workspace = portreeve.current_workspace()) n
                    WHERE n.numbers <> n.last";
         let rows = self.fetch_list(|| sqlx::query(sql)).await?;
-        Ok(rows.iter().map(|row| row.try_get("problem")).collect::<Result<_, sqlx::Error>>()?)
+        let mut problems: Vec<String> =
+            rows.iter().map(|row| row.try_get("problem")).collect::<Result<_, sqlx::Error>>()?;
+        let left_out = self.left_out().await?;
+        if left_out > 0 {
+            problems.push(format!("{left_out} rows of the audit log have no position, and never will"));
+        }
+        Ok(problems)
     }
 
     pub(in crate::store) async fn stored_locks(&self) -> Result<Vec<StoredLock>, StoreError> {
@@ -82,6 +88,19 @@ impl View {
         let rows = self.fetch_list(|| sqlx::query(sql)).await?;
         let read = |row: &PgRow| Ok((row.try_get("agent_id")?, row.try_get("facts_version")?));
         Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
+    }
+
+    pub(in crate::store) async fn left_out(&self) -> Result<i64, StoreError> {
+        self.number().await?;
+        let sql = "SELECT count(*) AS left_out FROM portreeve.audit_log l
+                   WHERE l.workspace = portreeve.current_workspace()
+                     AND (l.xact, l.id) <= (SELECT s.xact, s.id FROM portreeve.audit_seq s
+                                            WHERE s.workspace = portreeve.current_workspace()
+                                            ORDER BY s.seq DESC LIMIT 1)
+                     AND NOT EXISTS (SELECT 1 FROM portreeve.audit_seq s
+                                     WHERE s.workspace = l.workspace AND s.id = l.id)";
+        let rows = self.fetch_list(|| sqlx::query(sql)).await?;
+        Ok(rows.first().map(|row| row.try_get("left_out")).transpose()?.unwrap_or_default())
     }
 
     pub(in crate::store) async fn violations_count(&self) -> Result<i64, StoreError> {

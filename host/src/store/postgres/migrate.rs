@@ -61,6 +61,17 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
 /// What every step stands under: the owner, and a path that finds the schema's own tables only.
 const AS_OWNER: &str = "SET ROLE portreeve_owner; SET search_path = portreeve, pg_temp";
 
+/// A log that was restored into a cluster whose transactions have smaller numbers goes on behind its last row.
+const GO_ON: &str = "DO $$ DECLARE
+    last bigint := greatest((SELECT max(l.xact) FROM portreeve.audit_log l), (SELECT max(s.xact) FROM portreeve.audit_seq s));
+    next bigint := portreeve.xact_next();
+BEGIN
+    IF last >= next THEN
+        EXECUTE format('CREATE OR REPLACE FUNCTION portreeve.xact_base() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+                        RETURN %s::bigint', portreeve.xact_base() + last - next + 1);
+    END IF;
+END $$";
+
 /// One migration at a time, whoever runs it: held by the connection, across all of them.
 const LOCK: i64 = 0x706f_7274_7265_6576;
 
@@ -115,6 +126,7 @@ pub async fn migrate(
         applied(&migrated);
         all.push(migrated);
     }
+    sqlx::raw_sql(GO_ON).execute(&mut conn).await?;
     // The lock goes with the connection.
     drop(conn.close().await);
     Ok(all)
@@ -170,6 +182,15 @@ pub(super) async fn check_whole(conn: &mut PgConnection) -> Result<(), StoreErro
                               WHERE m.workspace = portreeve.current_workspace() AND m.finished_at IS NULL)";
     let is_half: bool = sqlx::query_scalar(sql).fetch_one(conn).await?;
     if is_half { Err(StoreError::HalfMoved) } else { Ok(()) }
+}
+
+/// Refuses to serve a log that would not go on behind its last row.
+pub(super) async fn check_goes_on(conn: &mut PgConnection) -> Result<(), StoreError> {
+    match sqlx::query("SELECT count(*) FROM portreeve.audit_unnumbered(1)").fetch_one(conn).await {
+        Ok(_) => Ok(()),
+        Err(sqlx::Error::Database(told)) if told.code().as_deref() == Some("55000") => Err(StoreError::Restored),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A connection that acts as the owner of a prepared database, and as the only one that does: migrations wait for it.

@@ -80,6 +80,7 @@ impl Store {
         migrate::check_version(&mut conn).await?;
         functions::check(&mut conn).await?;
         migrate::check_whole(&mut conn).await?;
+        migrate::check_goes_on(&mut conn).await?;
         // Whatever the connections' role or URL makes of it: row security asks the same.
         let workspace = sqlx::query_scalar("SELECT portreeve.current_workspace()").fetch_one(&mut conn).await?;
         // A connection that does not end well was none of the pools'.

@@ -25,6 +25,9 @@ pub struct Options {
 /// What a function looks up it finds by an index. The plan that it keeps is made while its tables are small, and must be good
 /// when they are not.
 const BY_INDEX: (&str, &str) = ("enable_seqscan", "off");
+/// Whatever the server, the database or the role has for a default: each statement of a function sees what was committed before
+/// it, which is what its locks are good for.
+const COMMITTED: (&str, &str) = ("default_transaction_isolation", "read committed");
 /// No statement of a function is long enough to be compiled for; with the setting above all would seem to be.
 const UNCOMPILED: (&str, &str) = ("jit", "off");
 
@@ -99,13 +102,18 @@ impl Options {
 
     /// A connection that insists on nothing, for migrations and checks.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
-        self.connect.connect().await.map_err(|error| self.unreachable(&error))
+        PgConnectOptions::clone(&self.connect)
+            .options([COMMITTED])
+            .connect()
+            .await
+            .map_err(|error| self.unreachable(&error))
     }
 
     /// Nothing is found but what a statement names whole; nothing waits for ever.
     pub(super) fn for_mutations(&self) -> PgConnectOptions {
         PgConnectOptions::clone(&self.connect).options([
             ("search_path", "pg_catalog"),
+            COMMITTED,
             ("statement_timeout", "15s"),
             ("lock_timeout", "8s"),
             ("idle_in_transaction_session_timeout", "15s"),
@@ -119,6 +127,7 @@ impl Options {
     pub(super) fn for_lists(&self) -> PgConnectOptions {
         PgConnectOptions::clone(&self.connect).options([
             ("search_path", "pg_catalog"),
+            COMMITTED,
             ("statement_timeout", "30s"),
             ("default_transaction_read_only", "on"),
             ("plan_cache_mode", "force_custom_plan"),
@@ -129,6 +138,7 @@ impl Options {
     pub(super) fn for_hints(&self) -> PgConnectOptions {
         PgConnectOptions::clone(&self.connect).options([
             ("search_path", "pg_catalog"),
+            COMMITTED,
             ("statement_timeout", "15s"),
             ("synchronous_commit", "off"),
             BY_INDEX,

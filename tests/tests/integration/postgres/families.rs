@@ -30,9 +30,7 @@ async fn submit(conn: &mut PgConnection, root: &str, count: u32, in_chain: bool)
                     'sha256:x', 1, 1, 0, 0, NULL, false, NULL, NULL, NULL, NULL, NULL, NULL)::portreeve.decision,
                     id, 't', 'd', NULL, 5, ARRAY[last], NULL, 1, NULL, NULL);
                 {next}
-                IF n % 20 = 0 THEN
-                    COMMIT;
-                END IF;
+                COMMIT;
             END LOOP;
         END $$"
     );

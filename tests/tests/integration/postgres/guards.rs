@@ -259,6 +259,11 @@ async fn no_statement_takes_other_rows_along() {
             }
             tx.rollback().await.unwrap();
         }
+        run(&mut conn, "RESET ROLE").await.unwrap();
+    }
+    run(&mut conn, &claim).await.unwrap();
+    for role in ["portreeve_owner", "postgres"] {
+        run(&mut conn, &format!("SET ROLE {role}; SET search_path = portreeve")).await.unwrap();
         // A task is told that what it waits for is completed, and no more; and only those that wait for it are told.
         for (may, set, id) in [
             (true, "", &waits),
@@ -267,7 +272,6 @@ async fn no_statement_takes_other_rows_along() {
             (false, "", &other),
         ] {
             let mut tx = conn.begin().await.unwrap();
-            run(&mut tx, &claim).await.unwrap();
             // What the function tells is undone, so that it can be told here.
             let keep = "ALTER TABLE work_queue DISABLE TRIGGER USER;
                 UPDATE work_queue SET open_dependencies = open_dependencies + 1 WHERE task_id IN";

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use portreeve::store::postgres::{Options, migrate};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::harness::Server;
+use crate::harness::postgres::{Kind, clone, superuser as by_name, url};
 use crate::harness::state::{Db, scalar};
+use crate::harness::{Server, Setup, open_app};
 
 async fn superuser(server: &Server) -> PgConnection {
     match server.db().await {
@@ -113,8 +115,6 @@ async fn nobody_numbers_as_they_please() {
     server.app().gate().store().view().audit_rows(0, 1).await.unwrap();
     let _dir = a.acquire("src/a.rs").await.done();
     let mut conn = superuser(&server).await;
-    let mut tx = conn.begin().await.unwrap();
-    sqlx::raw_sql("SELECT portreeve.audit_turn(true)").execute(&mut *tx).await.unwrap();
     let next = "(SELECT coalesce(max(seq), 0) + 1 FROM portreeve.audit_seq)";
     for wrong in [
         format!("SELECT portreeve.audit_number({next}, ARRAY[gen_random_uuid()], ARRAY[sha256('')])"),
@@ -127,10 +127,99 @@ async fn nobody_numbers_as_they_please() {
                  ARRAY[]::bytea[])"
         ),
     ] {
-        sqlx::raw_sql("SAVEPOINT s").execute(&mut *tx).await.unwrap();
-        assert!(sqlx::raw_sql(AssertSqlSafe(wrong.clone())).execute(&mut *tx).await.is_err(), "{wrong}");
-        sqlx::raw_sql("ROLLBACK TO s").execute(&mut *tx).await.unwrap();
+        let error = sqlx::raw_sql(AssertSqlSafe(wrong.clone())).execute(&mut conn).await.unwrap_err().to_string();
+        assert!(error.contains("rows are numbered in their order"), "{wrong}: {error}");
     }
     let again = "SELECT portreeve.audit_number(1, ARRAY[]::uuid[], ARRAY[]::bytea[])";
-    assert!(!sqlx::query_scalar::<_, bool>(again).fetch_one(&mut *tx).await.unwrap());
+    assert!(!sqlx::query_scalar::<_, bool>(again).fetch_one(&mut conn).await.unwrap());
+}
+
+/// One call is one transaction, which reads what is committed. Whoever had its number before the call, or saw less than is
+/// committed, could have its row left out of the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_decides_late_under_an_early_number() {
+    let server = Server::on_postgres().await;
+    server.agent("a", "claude_code_local").await;
+    let mut conn = superuser(&server).await;
+    let (call, numbers) = (acquire("src/a.rs"), "SELECT portreeve.audit_turn(true)".to_owned());
+    let unnumbered = "SELECT count(*) FROM portreeve.audit_unnumbered(9)".to_owned();
+    let number = "SELECT portreeve.audit_number(1, ARRAY[]::uuid[], ARRAY[]::bytea[])".to_owned();
+    let before = scalar(&mut server.db().await, "SELECT count(*) FROM audit_log").await;
+    for first in [
+        "BEGIN; SELECT pg_current_xact_id()",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE",
+    ] {
+        for then in [&call, &numbers, &unnumbered, &number] {
+            sqlx::raw_sql("SET ROLE portreeve_app").execute(&mut conn).await.unwrap();
+            sqlx::raw_sql(AssertSqlSafe(first)).execute(&mut conn).await.unwrap();
+            let error = sqlx::raw_sql(AssertSqlSafe(then.clone())).execute(&mut conn).await.unwrap_err().to_string();
+            assert!(error.contains("transaction"), "{first}; {then}: {error}");
+            sqlx::raw_sql("ROLLBACK").execute(&mut conn).await.unwrap();
+        }
+    }
+    // Twice in one transaction is once too often.
+    sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {call}"))).execute(&mut conn).await.unwrap();
+    assert!(sqlx::raw_sql(AssertSqlSafe(acquire("src/b.rs"))).execute(&mut conn).await.is_err());
+    sqlx::raw_sql("ROLLBACK").execute(&mut conn).await.unwrap();
+    assert_eq!(scalar(&mut server.db().await, "SELECT count(*) FROM audit_log").await, before);
+}
+
+/// What the server, the database or the role has for a default does not reach the service.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_default_isolation_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = clone(dir.path(), Kind::Served).await;
+    let mut conn = by_name(&database).await;
+    let other = format!("ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'");
+    sqlx::raw_sql(AssertSqlSafe(other)).execute(&mut conn).await.unwrap();
+    let server = Server::start_on(dir, Setup::default()).await;
+    let a = server.agent("a", "claude_code_local").await;
+    a.acquire("src/a.rs").await.done();
+    server.admin.get("/audit?limit=1").await.ok();
+}
+
+/// A dump that is restored into another cluster brings numbers that the cluster has yet to give. The log goes on behind them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_from_a_cluster_that_was_further_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = clone(dir.path(), Kind::Served).await;
+    let server = Server::start_on(dir, Setup::default()).await;
+    let a = server.agent("a", "claude_code_local").await;
+    a.acquire("src/a.rs").await.done();
+    let view = server.app().gate().store().view();
+    let before = view.audit_rows(0, 1000).await.unwrap();
+    let dir = server.stop().await;
+    let mut conn = by_name(&database).await;
+    for sql in [
+        "SET session_replication_role = replica",
+        "UPDATE audit_log SET xact = xact + 1000000",
+        "UPDATE audit_seq SET xact = xact + 1000000",
+    ] {
+        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+    }
+    let error = open_app(dir.path(), &Setup::default()).await.map(drop).unwrap_err().to_string();
+    assert!(error.contains("was further"), "{error}");
+    let owner = Options::parse(&url(&database, "postgres")).unwrap();
+    for _ in 0..2 {
+        migrate(&owner, &mut |_| ()).await.unwrap();
+    }
+    let server = Server::start_on(dir, Setup::default()).await;
+    server.again(&a).acquire("src/b.rs").await.done();
+    let view = server.app().gate().store().view();
+    let after = view.audit_rows(0, 1000).await.unwrap();
+    assert_eq!(after[..before.len()], before[..]);
+    assert!(after.last().unwrap().0.result.contains("src/b.rs"), "{after:?}");
+    assert_eq!(view.left_out().await.unwrap(), 0);
+    // One that was slipped in before the last is found.
+    let slip = "INSERT INTO audit_log (xact, id, created_at, request_id, agent_id, agent_type, profile, trust_level, command,
+                    operation, resource, parameters, request, decision, reason, detail, engine, deciding, violations,
+                    obligations, component, epoch, facts_version, fuel, outcome, result, changes, duration_us)
+                SELECT xact, gen_random_uuid(), created_at, request_id, agent_id, agent_type, profile, trust_level, command,
+                    operation, resource, parameters, request, decision, reason, detail, engine, deciding, violations,
+                    obligations, component, epoch, facts_version, fuel, outcome, result, '[]', duration_us
+                FROM audit_log ORDER BY xact LIMIT 1";
+    sqlx::raw_sql(slip).execute(&mut conn).await.unwrap();
+    assert_eq!(view.left_out().await.unwrap(), 1);
+    assert!(!view.problems().await.unwrap().is_empty());
 }

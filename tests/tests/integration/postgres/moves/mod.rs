@@ -285,7 +285,8 @@ async fn move_closes_the_file_and_abandoning_opens_it() {
     let another = postgres::bare().await;
     moved(dir.path(), &another).await.unwrap();
     for database in [&another, &database] {
-        let error = abandon(&store_of(dir.path()), &owner(database), SystemClock::default().now()).await.unwrap_err();
+        let (file, now) = (store_of(dir.path()), SystemClock::default().now());
+        let error = abandon(&file, Some(&owner(database)), now).await.unwrap_err();
         assert!(matches!(error, StoreError::Moved { is_finished: true }), "{error}");
     }
     assert!(refused_service(dir.path(), None).contains("--database"));
@@ -312,4 +313,40 @@ async fn move_says_what_stands_in_its_way() {
     assert!(service.contains("may not act as portreeve_owner"), "{service}");
     let app = open_app(dir.path(), &Setup::default()).await.unwrap();
     app.close().await;
+}
+
+/// One file moves to one database, and half of it is served by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn move_goes_on_only_where_it_began() {
+    let (server, _fleet) = filled().await;
+    let dir = server.stop().await;
+    grow(dir.path(), 1200).await;
+    let (first, other) = (postgres::bare().await, postgres::bare().await);
+    let (file, to) = (store_of(dir.path()), owner(&first));
+    let broken = std::panic::AssertUnwindSafe(async {
+        let mut stop = |step| assert!(!matches!(step, Step::Log(500.., _)), "enough");
+        move_store(&file, &to, SystemClock::default().now(), &mut stop).await
+    });
+    assert!(futures::FutureExt::catch_unwind(broken).await.is_err());
+    assert!(matches!(moved(dir.path(), &other).await.unwrap_err(), StoreError::OtherMove));
+    let told = migrate_store(dir.path(), &other).arg("--abandon").told(1);
+    assert!(told.contains("another database") && told.contains("--target-lost"), "{told}");
+    assert!(refused_service(dir.path(), None).contains("--abandon"));
+    // Whoever opened the database before the move began changes nothing in it either.
+    let mut conn = postgres::superuser(&first).await;
+    let refused = "SELECT portreeve.decision_fail(NULL::portreeve.decision)";
+    let error = sqlx::raw_sql(refused).execute(&mut conn).await.unwrap_err().to_string();
+    assert!(error.contains("a store is moving here"), "{error}");
+    // Given up, it is still half of a store.
+    migrate_store(dir.path(), &first).arg("--abandon").told(0);
+    assert!(refused_service(dir.path(), Some(&first)).contains("not finished"));
+    // To another one, after that; and one whose database is gone is given up without it.
+    let broken = std::panic::AssertUnwindSafe(async {
+        let mut stop = |step| assert!(!matches!(step, Step::Log(500.., _)), "enough");
+        move_store(&file, &owner(&other), SystemClock::default().now(), &mut stop).await
+    });
+    assert!(futures::FutureExt::catch_unwind(broken).await.is_err());
+    assert!(matches!(moved(dir.path(), &first).await.unwrap_err(), StoreError::OtherMove));
+    cli(["migrate-store", "--abandon", "--target-lost", "--from"]).arg(dir.path()).told(0);
+    drop(open_app(dir.path(), &Setup::default()).await.unwrap());
 }
