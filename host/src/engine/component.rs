@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::timeout;
 use wasmtime::Store;
@@ -21,6 +22,8 @@ const POLICY_BYTES_MAX: usize = 1 << 20;
 const AT_ONCE_BYTES_MAX: usize = 2 << 10;
 /// Fuel for a decision without changing threads: some 0.3 ms, ten times what a typical decision takes.
 const AT_ONCE_FUEL: u64 = 5_000_000;
+/// The backstop for what takes long and little fuel.
+const AT_ONCE_DEADLINE: Duration = Duration::from_millis(20);
 
 /// A decision and what it cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +148,8 @@ impl PolicyComponent {
         }
         let _place = self.runtime.permits.try_acquire().ok()?;
         let mut live = self.lock_idle().pop()?;
-        let allowance = Allowance { fuel: self.for_decision().fuel.min(AT_ONCE_FUEL), ..self.for_decision() };
+        let Allowance { fuel, deadline } = self.for_decision();
+        let allowance = Allowance { fuel: fuel.min(AT_ONCE_FUEL), deadline: deadline.min(AT_ONCE_DEADLINE) };
         refill(&mut live.store, allowance).ok()?;
         let decided = live.decide(request).ok()?;
         self.put_back(live, times);

@@ -57,7 +57,7 @@ BEGIN
         wanted := ids || task_dependants(ids, locks_max() + 1);
     END IF;
     IF cardinality(wanted) > locks_max() THEN
-        IF cardinality(task_dependants(ids, most + 1)) > most THEN
+        IF family AND cardinality(task_dependants(ids, most + 1)) > most THEN
             RETURN false;
         END IF;
         PERFORM pg_advisory_xact_lock(lock_id('tasks', ''));
@@ -538,6 +538,7 @@ BEGIN
     DELETE FROM idempotency_keys k USING (
         SELECT o.agent_id, o.key FROM idempotency_keys o
         WHERE o.workspace = ws AND o.created_at <= at - interval '24 hours' ORDER BY o.created_at LIMIT most) o
-    WHERE k.workspace = ws AND k.agent_id = o.agent_id AND k.key = o.key;
+    -- Said once more: one that was replaced meanwhile is young again.
+    WHERE k.workspace = ws AND k.agent_id = o.agent_id AND k.key = o.key AND k.created_at <= at - interval '24 hours';
     RETURN a;
 END $$;
