@@ -1,7 +1,7 @@
 //! How long a decision takes: natively, and in the component.
 //!
-//! The component runs in three ways: a fresh instance for each decision, which
-//! is what the service does, an instance recycled after 256 decisions, and one
+//! The component runs in three ways: a fresh instance for each decision, an
+//! instance recycled after 256 decisions, which is what the service does, and one
 //! that lives for ever. The native build of the same source is the measure.
 //!
 //! `cargo run --release -p tests --bin bench-decide`

@@ -177,6 +177,10 @@ async fn begin(source: &mut SqliteConnection, target: &mut PgConnection) -> Resu
         };
     }
     let mut closing = source.begin_with("BEGIN IMMEDIATE").await?;
+    // Whoever closed it meanwhile moves it elsewhere.
+    if move_of(&mut closing).await?.is_some() {
+        return Err(StoreError::OtherMove);
+    }
     let move_id = crate::command::new_id();
     sqlx::raw_sql(NAME).execute(&mut *closing).await?;
     sqlx::query("INSERT INTO store_move (move_id) VALUES (?1)").bind(&move_id).execute(&mut *closing).await?;

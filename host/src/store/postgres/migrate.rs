@@ -161,6 +161,7 @@ pub fn script() -> String {
              VALUES ({version}, '{name}', '\\x{checksum}');\nCOMMIT;\n"
         );
     }
+    script += &format!("\n{GO_ON};\n");
     script
 }
 
