@@ -86,6 +86,7 @@ CREATE TABLE work_queue (
     created_at         timestamptz NOT NULL DEFAULT now(),
     completed_at       timestamptz,
     CHECK (attempt_count BETWEEN 0 AND max_attempts),
+    CHECK (open_dependencies = 0 OR status NOT IN ('claimed', 'completed')),
     CHECK ((status = 'claimed') = (claim_token IS NOT NULL)),
     CHECK ((status = 'claimed') = (lease_expires_at IS NOT NULL)),
     CHECK ((status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)),

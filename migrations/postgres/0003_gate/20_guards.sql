@@ -101,12 +101,28 @@ LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
         RAISE EXCEPTION 'a task is never deleted' USING ERRCODE = 'insufficient_privilege';
+    ELSIF TG_OP = 'INSERT' AND NEW.status <> 'pending' THEN
+        RAISE EXCEPTION 'a task begins as pending' USING ERRCODE = 'insufficient_privilege';
     ELSIF TG_OP = 'INSERT' THEN
         PERFORM check_decided('work_queue', NEW.task_id::text);
     ELSIF OLD.status IN ('completed', 'failed', 'cancelled') THEN
         RAISE EXCEPTION 'a final task is never rewritten' USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN NEW;
+END $$;
+
+-- How many of those that a task waits for are not completed.
+CREATE FUNCTION open_dependencies(ws text, id uuid) RETURNS bigint LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT count(*) FROM work_dependencies w JOIN work_queue q ON q.workspace = w.workspace AND q.task_id = w.depends_on
+    WHERE w.workspace = ws AND w.task_id = id AND q.status <> 'completed';
+END;
+
+CREATE FUNCTION refuse_miscount(id uuid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'the task `%` is to wait for as many others as are not completed', id
+        USING ERRCODE = 'insufficient_privilege';
 END $$;
 
 -- Set operations throughout: a plan may be made for one row and meet thousands, and these take it. They hold NULLs for equal.
@@ -116,8 +132,12 @@ DECLARE
     completed uuid[];
     key       text;
 BEGIN
-    PERFORM 1 FROM (SELECT n.workspace, n.task_id::text FROM new_rows n
-        EXCEPT SELECT c.workspace, c.key FROM decided_keys('work_queue') c) u LIMIT 1;
+    -- As it is most of the time: all are announced, and none waits for more or fewer than before.
+    PERFORM 1 FROM (
+        (SELECT n.workspace, n.task_id::text, NULL::bigint FROM new_rows n
+            EXCEPT SELECT c.workspace, c.key, NULL FROM decided_keys('work_queue') c)
+        UNION ALL (SELECT n.workspace, n.task_id::text, n.open_dependencies FROM new_rows n
+            EXCEPT SELECT o.workspace, o.task_id::text, o.open_dependencies FROM old_rows o)) u LIMIT 1;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -140,6 +160,14 @@ BEGIN
     IF FOUND THEN
         PERFORM refuse_undecided('work_queue', key);
     END IF;
+    -- Told twice, or before it is so, a task would be claimed too early: what counts is what is there after the statement.
+    SELECT u.task_id INTO key FROM (
+        SELECT n.workspace, n.task_id, n.open_dependencies FROM new_rows n
+        EXCEPT SELECT o.workspace, o.task_id, o.open_dependencies FROM old_rows o) u
+    WHERE u.open_dependencies <> open_dependencies(u.workspace, u.task_id) LIMIT 1;
+    IF FOUND THEN
+        PERFORM refuse_miscount(key::uuid);
+    END IF;
     RETURN NULL;
 END $$;
 
@@ -157,6 +185,21 @@ BEGIN
     END IF;
     PERFORM check_decided('work_queue', NEW.task_id::text);
     RETURN NEW;
+END $$;
+
+-- A task's dependencies come in one statement, after it: then it waits for as many as it says.
+CREATE FUNCTION guard_work_dependencies_new() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    id uuid;
+BEGIN
+    SELECT q.task_id INTO id FROM (SELECT DISTINCT n.workspace, n.task_id FROM new_rows n) n
+    JOIN work_queue q ON q.workspace = n.workspace AND q.task_id = n.task_id
+    WHERE q.open_dependencies <> open_dependencies(q.workspace, q.task_id) LIMIT 1;
+    IF FOUND THEN
+        PERFORM refuse_miscount(id);
+    END IF;
+    RETURN NULL;
 END $$;
 
 CREATE FUNCTION guard_components() RETURNS trigger
@@ -278,6 +321,8 @@ CREATE TRIGGER work_queue_asked BEFORE UPDATE OF workspace, task_id, submit_orde
     FOR EACH ROW EXECUTE FUNCTION refuse_rewrite();
 CREATE TRIGGER work_dependencies_decided BEFORE INSERT OR UPDATE OR DELETE ON work_dependencies
     FOR EACH ROW EXECUTE FUNCTION guard_work_dependencies();
+CREATE TRIGGER work_dependencies_counted AFTER INSERT ON work_dependencies REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION guard_work_dependencies_new();
 CREATE TRIGGER components_decided BEFORE INSERT OR UPDATE OR DELETE ON components
     FOR EACH ROW EXECUTE FUNCTION guard_components();
 CREATE TRIGGER activations_decided BEFORE INSERT ON activations
@@ -301,6 +346,8 @@ CREATE TRIGGER file_locks_no_child AFTER DELETE ON file_locks REFERENCING OLD TA
     FOR EACH ROW WHEN (false) EXECUTE FUNCTION guard_file_locks_gone();
 CREATE TRIGGER work_queue_no_child AFTER UPDATE ON work_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH ROW WHEN (false) EXECUTE FUNCTION guard_work_queue_moved();
+CREATE TRIGGER work_dependencies_no_child AFTER INSERT ON work_dependencies REFERENCING NEW TABLE AS new_rows
+    FOR EACH ROW WHEN (false) EXECUTE FUNCTION guard_work_dependencies_new();
 CREATE TRIGGER agent_sessions_no_child AFTER UPDATE ON agent_sessions REFERENCING NEW TABLE AS new_rows
     FOR EACH ROW WHEN (false) EXECUTE FUNCTION guard_agent_sessions_moved();
 

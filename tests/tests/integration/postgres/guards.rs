@@ -289,12 +289,104 @@ async fn no_statement_takes_other_rows_along() {
     }
 }
 
+/// How many others a task waits for is what is true: it is told once of each, not before, and by nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_waits_for_as_many_as_are_not_completed() {
+    let server = Server::on_postgres().await;
+    let a = server.agent("a", "claude_code_local").await;
+    let [own, other] = [a.submit("own", json!({})).await, a.submit("other", json!({})).await];
+    let waits = a.submit("waits", json!({"depends_on": [own, other]})).await;
+    assert_eq!(a.claim("own").await["task_id"], json!(own));
+    let mut conn = superuser(&server).await;
+    let decision = |command: &str, operation: &str| {
+        format!(
+            "ROW(gen_random_uuid(), 'r', 'a', 'claude_code', 'claude_code_local', 3, '{command}', '{operation}', 'x', '{{}}',
+                 '{{}}', 'allow', 'allowed', '', 'both', '[]', '[]', '{{}}', 'sha256:x', 1, 1, 0, 0, NULL, false, NULL, NULL,
+                 NULL, NULL, NULL, NULL)::decision"
+        )
+    };
+    let complete = format!(
+        "SELECT task_complete({}, '{own}', true, NULL, NULL, NULL)",
+        decision("task_complete", "complete_work")
+    );
+    // A row as the owner can write it, which announces what the function would.
+    let announce = |task: &str, status: &str| {
+        let decision = decision("x", "x");
+        format!("SELECT gate_record({decision}, now(), 'ok', '{{}}', task_change('{task}', '{status}', 1))")
+    };
+    let new = uuid::Uuid::now_v7().to_string();
+    let end = format!(
+        "UPDATE work_queue SET status = 'completed', claim_token = NULL, lease_expires_at = NULL, completed_at = now(),
+             open_dependencies = greatest(0, open_dependencies - 1) WHERE task_id = '{own}'"
+    );
+    let tell = format!("UPDATE work_queue SET open_dependencies = open_dependencies - 1 WHERE task_id = '{waits}'");
+    let submit = |status: &str, open: u32| {
+        format!(
+            "INSERT INTO work_queue (task_id, task_type, description, priority, status, submitted_by, max_attempts,
+                 open_dependencies, completed_at)
+             VALUES ('{new}', 't', 'd', 5, '{status}', 'a', 1, {open}, CASE '{status}' WHEN 'completed' THEN now() END)"
+        )
+    };
+    let depend =
+        |task: &str| format!("INSERT INTO work_dependencies (task_id, depends_on) VALUES ('{task}', '{other}')");
+    let counted = "is to wait for as many others";
+    let tries = [
+        (complete, vec![tell.clone()], Some(counted)),
+        (announce(&own, "completed"), vec![tell.clone()], Some(counted)),
+        (announce(&own, "completed"), vec![end.clone(), tell.clone()], None),
+        (announce(&own, "completed"), vec![end.clone(), tell.clone(), tell.clone()], Some(counted)),
+        // Both at once, as one statement may do it.
+        (announce(&own, "completed"), vec![both(&own, &waits, 1)], None),
+        (announce(&own, "completed"), vec![both(&own, &waits, 2)], Some("no allow decision")),
+        // What is announced itself is none the freer.
+        (announce(&waits, "pending"), vec![tell.clone()], Some(counted)),
+        (announce(&waits, "pending"), vec![tell.replace("- 1", "+ 1")], Some(counted)),
+        (announce(&waits, "failed"), vec![tell.replace("- 1", "- 2")], Some(counted)),
+        (announce(&new, "pending"), vec![submit("pending", 1), depend(&new)], None),
+        (announce(&new, "pending"), vec![submit("pending", 0), depend(&new)], Some(counted)),
+        (announce(&new, "pending"), vec![submit("pending", 2), depend(&new)], Some(counted)),
+        (announce(&new, "pending"), vec![submit("completed", 0)], Some("begins as pending")),
+        (announce(&own, "claimed"), vec![depend(&own)], Some(counted)),
+    ];
+    for role in ["portreeve_owner", "postgres"] {
+        run(&mut conn, &format!("SET ROLE {role}; SET search_path = portreeve")).await.unwrap();
+        for (decide, statements, told) in &tries {
+            let mut tx = conn.begin().await.unwrap();
+            run(&mut tx, decide).await.unwrap();
+            let (last, before) = statements.split_last().unwrap();
+            for sql in before {
+                run(&mut tx, sql).await.unwrap_or_else(|error| panic!("{role}: {sql}: {error}"));
+            }
+            match (run(&mut tx, last).await, told) {
+                (Ok(changed), None) => assert!(changed > 0, "{role}: {last}"),
+                (Err(error), Some(told)) => {
+                    assert_eq!(code(&error), "42501", "{role}: {last}: {error}");
+                    assert!(error.to_string().contains(told), "{role}: {last}: {error}");
+                }
+                (done, _) => panic!("{role}: {decide}; {statements:?}: {done:?}"),
+            }
+            tx.rollback().await.unwrap();
+        }
+        run(&mut conn, "RESET ROLE").await.unwrap();
+    }
+}
+
+/// One statement that completes a task and tells another.
+fn both(own: &str, waits: &str, by: u32) -> String {
+    format!(
+        "UPDATE work_queue SET status = CASE task_id WHEN '{own}' THEN 'completed' ELSE status END, claim_token = NULL,
+             lease_expires_at = NULL, completed_at = CASE task_id WHEN '{own}' THEN now() END,
+             open_dependencies = CASE task_id WHEN '{waits}' THEN open_dependencies - {by} ELSE 0 END
+         WHERE task_id IN ('{own}', '{waits}')"
+    )
+}
+
 /// A trigger of a statement does not fire for what is changed through a parent of the table: it gets none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guarded_table_is_nobodys_child() {
     let server = Server::on_postgres().await;
     let mut conn = superuser(&server).await;
-    for table in ["work_queue", "file_locks", "agent_sessions"] {
+    for table in ["work_queue", "work_dependencies", "file_locks", "agent_sessions"] {
         run(&mut conn, &format!("CREATE TABLE public.parent_{table} (LIKE portreeve.{table})")).await.unwrap();
         let child = format!("ALTER TABLE portreeve.{table} INHERIT public.parent_{table}");
         let error = run(&mut conn, &child).await.unwrap_err().to_string();
