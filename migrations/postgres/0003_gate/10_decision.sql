@@ -2,7 +2,7 @@
 -- transaction, that announces the change.
 --
 -- Every mutation is one function, which runs in this order:
---   1. gate_enter    takes the locks of the epoch and the agent, and checks that facts and epoch are the decision's
+--   1. gate_enter    takes the locks of the epoch and the agents, and checks that facts and epoch are the decision's
 --   2. lock_id       names the locks of the keys it touches, which it takes; then it reads the state and works out what is to become of it
 --   3. gate_record   writes the audit row: the decision, the outcome, the keys that change with their new versions
 --   4. the change    which the triggers of 20_guards.sql hold against that row
@@ -166,18 +166,42 @@ BEGIN
     END IF;
 END $$;
 
--- Takes the locks that every decision holds, and says whether it still stands.
-CREATE FUNCTION gate_stands(d decision, exclusive boolean) RETURNS boolean
+-- Takes the locks of the agents that a decision is from, shared, and that of the one it is to change alone. Always in one
+-- order: two who change each other at the same moment would wait for each other otherwise.
+CREATE FUNCTION gate_agents(d decision, target text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
+DECLARE
+    lock_ bigint;
+    alone boolean;
+BEGIN
+    FOR lock_, alone IN
+        SELECT l.id, bool_or(l.alone) FROM (
+            SELECT lock_id('agent', d.agent_id) AS id, false AS alone
+            UNION ALL SELECT lock_id('agent', target), true WHERE target IS NOT NULL
+            -- Whose key stands for the agent: its revocation takes the lock of the key's own agent.
+            UNION ALL SELECT lock_id('agent', k.agent_id), false FROM api_keys k
+            WHERE k.workspace = current_workspace() AND k.key_id = d.admin_key_id) l
+        GROUP BY l.id ORDER BY l.id
+    LOOP
+        IF alone THEN
+            PERFORM pg_advisory_xact_lock(lock_);
+        ELSE
+            PERFORM pg_advisory_xact_lock_shared(lock_);
+        END IF;
+    END LOOP;
+END $$;
+
+-- Takes the locks that every decision holds, and that of the agent it is to change, and says whether it still stands.
+CREATE FUNCTION gate_stands(d decision, exclusive boolean, target text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     ws CONSTANT text := current_workspace();
 BEGIN
     PERFORM gate_epoch(exclusive);
-    PERFORM pg_advisory_xact_lock_shared(lock_id('agent', d.agent_id));
-    IF d.admin_key_id IS NOT NULL THEN
-        -- Whose key stands for the agent: its revocation takes the lock of the key's own agent.
-        PERFORM pg_advisory_xact_lock_shared(lock_id('agent', k.agent_id)) FROM api_keys k
-        WHERE k.workspace = ws AND k.key_id = d.admin_key_id;
+    IF target IS NULL AND d.admin_key_id IS NULL THEN
+        PERFORM pg_advisory_xact_lock_shared(lock_id('agent', d.agent_id));
+    ELSE
+        PERFORM gate_agents(d, target);
     END IF;
     -- Each statement sees what was committed before it began, so after the locks nothing moves any more.
     RETURN d.facts_version IS NOT DISTINCT FROM
@@ -233,9 +257,10 @@ BEGIN
     RETURN ROW('replayed', json_build_object('status', first.status, 'body', first.body)::text)::answer;
 END $$;
 
--- Lets a mutation in: NULL when it may go on; else the answer, which is recorded.
+-- Lets a mutation in: NULL when it may go on; else the answer, which is recorded. `target` is the agent that it changes.
 -- Raises unless the decision is an allowance of exactly this command and operation.
-CREATE FUNCTION gate_enter(d decision, command text, operation text, exclusive boolean DEFAULT false) RETURNS answer
+CREATE FUNCTION gate_enter(d decision, command text, operation text, exclusive boolean DEFAULT false,
+    target text DEFAULT NULL) RETURNS answer
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     a answer;
@@ -244,7 +269,7 @@ BEGIN
         OR d.operation IS DISTINCT FROM operation OR d.id IS NULL THEN
         RAISE EXCEPTION 'no allow decision for % (%)', command, operation USING ERRCODE = 'insufficient_privilege';
     END IF;
-    IF NOT gate_stands(d, exclusive) THEN
+    IF NOT gate_stands(d, exclusive, target) THEN
         RETURN gate_stale(d);
     END IF;
     a := gate_calls(d);

@@ -1,5 +1,5 @@
--- Agents and their keys. What these change is what decisions are made from: each takes the agent's lock, which every
--- decision about that agent holds shared, so that nothing commits afterwards that was decided before.
+-- Agents and their keys. What these change is what decisions are made from: each enters with the agent's lock alone, which
+-- every decision of that agent holds shared, so that nothing commits afterwards that was decided before.
 
 -- Why an agent may not be changed; NULL when it may.
 CREATE FUNCTION agent_unchangeable(id text) RETURNS text LANGUAGE sql STABLE
@@ -36,11 +36,10 @@ DECLARE
     is_new  boolean;
     changes jsonb := '[]'::jsonb;
 BEGIN
-    a := gate_enter(d, 'agent_create', 'manage_agents');
+    a := gate_enter(d, 'agent_create', 'manage_agents', target => p_agent_id);
     IF a.verdict IS NOT NULL THEN
         RETURN a;
     END IF;
-    PERFORM pg_advisory_xact_lock(lock_id('agent', p_agent_id));
     at := clock_now();
     is_new := NOT EXISTS (SELECT 1 FROM agents g WHERE g.workspace = ws AND g.agent_id = p_agent_id);
     IF is_new THEN
@@ -77,11 +76,10 @@ DECLARE
     no     text;
     holder api_keys;
 BEGIN
-    a := gate_enter(d, 'agent_key_create', 'manage_agents');
+    a := gate_enter(d, 'agent_key_create', 'manage_agents', target => p_agent_id);
     IF a.verdict IS NOT NULL THEN
         RETURN a;
     END IF;
-    PERFORM pg_advisory_xact_lock(lock_id('agent', p_agent_id));
     -- Two who give the same key meet here, whichever agents they give it to.
     PERFORM pg_advisory_xact_lock(lock_id('key', encode(p_key_hash, 'hex')));
     at := clock_now();
@@ -110,11 +108,10 @@ DECLARE
     a  answer;
     at timestamptz;
 BEGIN
-    a := gate_enter(d, 'agent_key_revoke', 'manage_agents');
+    a := gate_enter(d, 'agent_key_revoke', 'manage_agents', target => p_agent_id);
     IF a.verdict IS NOT NULL THEN
         RETURN a;
     END IF;
-    PERFORM pg_advisory_xact_lock(lock_id('agent', p_agent_id));
     -- A key's hash never changes, so it is read before its lock is held. Whoever gives the same key asks whether it lives.
     PERFORM pg_advisory_xact_lock(lock_id('key', encode(k.key_hash, 'hex')))
     FROM api_keys k WHERE k.workspace = ws AND k.agent_id = p_agent_id AND k.key_id = p_key_id;
@@ -140,14 +137,11 @@ DECLARE
     at timestamptz;
     no text := CASE WHEN p_agent_id = d.agent_id THEN 'own_account' END;
 BEGIN
-    a := gate_enter(d, 'agent_profile', 'manage_agents');
+    a := gate_enter(d, 'agent_profile', 'manage_agents', target => p_agent_id);
     IF a.verdict IS NOT NULL THEN
         RETURN a;
     END IF;
-    IF no IS NULL THEN
-        PERFORM pg_advisory_xact_lock(lock_id('agent', p_agent_id));
-        no := agent_unchangeable(p_agent_id);
-    END IF;
+    no := coalesce(no, agent_unchangeable(p_agent_id));
     at := clock_now();
     IF no IS NOT NULL THEN
         RETURN gate_done(d, at, 'refused', agent_changed(false, p_agent_id, no));
@@ -167,14 +161,11 @@ DECLARE
     at timestamptz;
     no text := CASE WHEN p_agent_id = d.agent_id THEN 'own_account' END;
 BEGIN
-    a := gate_enter(d, 'agent_suspend', 'manage_agents');
+    a := gate_enter(d, 'agent_suspend', 'manage_agents', target => p_agent_id);
     IF a.verdict IS NOT NULL THEN
         RETURN a;
     END IF;
-    IF no IS NULL THEN
-        PERFORM pg_advisory_xact_lock(lock_id('agent', p_agent_id));
-        no := agent_unchangeable(p_agent_id);
-    END IF;
+    no := coalesce(no, agent_unchangeable(p_agent_id));
     at := clock_now();
     IF no IS NOT NULL THEN
         RETURN gate_done(d, at, 'refused', agent_changed(false, p_agent_id, no));

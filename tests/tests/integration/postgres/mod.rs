@@ -1,6 +1,7 @@
 //! What only PostgreSQL has: roles, row security, guards in the database, migrations by hand, several hosts. These run on a
 //! server whichever backend the rest of the suite runs on.
 
+mod agents;
 mod families;
 mod guards;
 mod hosts;
