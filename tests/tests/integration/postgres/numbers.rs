@@ -107,6 +107,65 @@ async fn other_programs_transactions_do_not_matter() {
     tx.rollback().await.unwrap();
 }
 
+/// A number that was taken and is not used: as long as its holder may still write below the others, nothing is numbered past it;
+/// and once something is, it may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_taken_early_holds_others_up_or_is_never_used() {
+    let server = Server::on_postgres().await;
+    let a = server.agent("a", "claude_code_local").await;
+    let view = server.app().gate().store().view();
+    view.audit_rows(0, 1).await.unwrap();
+    let before = last_number(&server).await;
+    // A transaction has its number a moment before the lock of it is seen. Here that moment lasts as long as the test likes.
+    let mut beside = superuser(&server).await;
+    let blind = "CREATE TABLE public.unseen (x xid);
+        CREATE VIEW public.seen AS SELECT * FROM pg_locks l WHERE NOT EXISTS (SELECT 1 FROM public.unseen u
+            WHERE l.locktype = 'transactionid' AND l.transactionid = u.x);
+        GRANT SELECT ON public.seen TO PUBLIC;
+        DO $do$ BEGIN
+            EXECUTE replace(pg_get_functiondef('portreeve.audit_horizon'::regproc), 'pg_locks', 'public.seen');
+        END $do$";
+    sqlx::raw_sql(blind).execute(&mut beside).await.unwrap();
+    let mut early = superuser(&server).await;
+    let mut tx = early.begin().await.unwrap();
+    let number = "SET LOCAL ROLE portreeve_owner; SELECT pg_current_xact_id()";
+    sqlx::raw_sql(number).execute(&mut *tx).await.unwrap();
+    let xid: String = sqlx::query_scalar("SELECT pg_current_xact_id()::text").fetch_one(&mut *tx).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("INSERT INTO public.unseen VALUES ('{xid}')")))
+        .execute(&mut beside)
+        .await
+        .unwrap();
+    a.acquire("src/a.rs").await.done();
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(last_number(&server).await, before, "numbered past one whose lock is not seen yet");
+    // Its lock is seen, and that of the epoch, which whoever logs holds.
+    let epoch = "SAVEPOINT s; SELECT pg_advisory_xact_lock_shared(portreeve.lock_id('epoch', ''))";
+    sqlx::raw_sql(epoch).execute(&mut *tx).await.unwrap();
+    sqlx::raw_sql("DELETE FROM public.unseen").execute(&mut beside).await.unwrap();
+    a.acquire("src/b.rs").await.done();
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(last_number(&server).await, before, "numbered past one that holds the epoch's lock");
+    // Without that lock it is another program's, and is passed. It comes too late: the function refuses it, in whatever it is
+    // wrapped.
+    sqlx::raw_sql("ROLLBACK TO s").execute(&mut *tx).await.unwrap();
+    assert!(view.audit_rows(before, 10).await.unwrap().len() >= 2);
+    for wrapped in ["SAVEPOINT s", "SAVEPOINT s; SELECT pg_advisory_xact_lock_shared(portreeve.lock_id('epoch', ''))"] {
+        sqlx::raw_sql(wrapped).execute(&mut *tx).await.unwrap();
+        let error =
+            sqlx::raw_sql(AssertSqlSafe(acquire("src/late.rs"))).execute(&mut *tx).await.unwrap_err().to_string();
+        assert!(error.contains("is the first that its transaction writes"), "{error}");
+        sqlx::raw_sql("ROLLBACK TO s").execute(&mut *tx).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    a.acquire("src/c.rs").await.done();
+    let rows = view.audit_rows(0, 1000).await.unwrap();
+    assert!(rows.iter().zip(1..).all(|((row, hash), seq)| row.seq == seq && row.leaf_hash() == *hash));
+    let taken: Vec<&str> =
+        rows.iter().filter(|(row, _)| row.command == "lock_acquire").map(|(row, _)| &*row.resource).collect();
+    assert_eq!(taken.len(), 3, "{taken:?}");
+    assert_eq!((view.left_out().await.unwrap(), view.problems().await.unwrap()), (0, Vec::new()));
+}
+
 /// Numbers are given in their order and to all, or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_numbers_as_they_please() {
