@@ -88,6 +88,9 @@ pub(super) fn store(error: &StoreError) -> CliError {
         }
         StoreError::NotApp { .. } => "GRANT portreeve_app TO that role, or log in as portreeve_app",
         StoreError::Function { .. } => "run `portreeve migrate` of this very program, or restore the function from it",
+        StoreError::Objects { .. } => {
+            "find out who changed it; then put it back, as portreeve_owner, as `portreeve migrate --sql` has it, or restore a backup"
+        }
         StoreError::Busy | StoreError::Closed | StoreError::Database(_) => {
             "look whether another process holds the data folder or the disk is full, then try again"
         }

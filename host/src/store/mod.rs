@@ -322,6 +322,12 @@ pub enum StoreError {
         /// The difference.
         why: String,
     },
+    /// What stands in the database is not what this program's migrations make.
+    #[error("the database is not as this program's migrations made it: {what}")]
+    Objects {
+        /// The first few differences.
+        what: String,
+    },
     /// A migration that was applied is not the one that this program carries.
     #[error("migration {version} `{name}` was applied with other contents; the store is not one of this program's")]
     Edited {

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, Row};
 
 use super::options::Options;
-use super::role;
+use super::{objects, role};
 use crate::store::StoreError;
 use crate::store::audit::hex;
 
@@ -135,11 +135,14 @@ pub async fn migrate(
 /// What [`migrate`] would do, without doing it.
 ///
 /// # Errors
-/// As [`migrate`], but for what only an attempt shows.
+/// As [`migrate`], but for what only an attempt shows; and when nothing is missing, but something is not as it was made.
 pub async fn check(options: &Options) -> Result<Vec<Migrated>, StoreError> {
     let mut conn = options.connect().await?;
     role::check_server(&mut conn).await?;
     let there = if is_prepared(&mut conn).await? { compare(&stored(&mut conn).await?)? } else { 0 };
+    if there == known() {
+        objects::check(&mut conn, options.has_held_clock()).await?;
+    }
     drop(conn.close().await);
     let told = |m: &Migration| Migrated { version: m.version, name: m.name, was_there: m.version <= there };
     Ok(MIGRATIONS.iter().map(told).collect())
@@ -271,7 +274,7 @@ mod tests {
                 if path.is_dir() { open.push(path) } else { files.push(path) }
             }
         }
-        files.retain(|path| !path.ends_with("roles.sql"));
+        files.retain(|path| !path.ends_with("roles.sql") && !path.ends_with("objects.txt"));
         files.sort();
         let on_disk: Vec<String> = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
         let carried: Vec<String> = MIGRATIONS.iter().flat_map(|m| m.parts).map(|part| (*part).to_owned()).collect();

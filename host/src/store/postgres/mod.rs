@@ -16,6 +16,7 @@ mod locks;
 mod memories;
 mod migrate;
 mod number;
+mod objects;
 mod options;
 mod policy;
 mod pool;
@@ -48,6 +49,7 @@ pub use decision::Args;
 pub(in crate::store) use memories::{details_text, word_lists};
 pub(in crate::store) use migrate::owner;
 pub use migrate::{Migrated, check, migrate, script};
+pub use objects::objects;
 pub use options::Options;
 pub use view::View;
 
@@ -71,14 +73,15 @@ impl Store {
     /// Connects to a database that `portreeve migrate` prepared.
     ///
     /// # Errors
-    /// When the server cannot be reached, the schema is not this program's, a function differs from what this program
-    /// calls, or the role may do more than the service should.
+    /// When the server cannot be reached, the schema is not this program's, what stands in it differs from what this
+    /// program's migrations make, or the role may do more than the service should.
     pub async fn open(options: &Options, clock: SharedClock) -> Result<Self, StoreError> {
         let mut conn = options.connect().await?;
         migrate::check_prepared(&mut conn).await?;
         role::check(&mut conn, options.allows_privileged()).await?;
         migrate::check_version(&mut conn).await?;
         functions::check(&mut conn).await?;
+        objects::check(&mut conn, options.has_held_clock()).await?;
         migrate::check_whole(&mut conn).await?;
         migrate::check_goes_on(&mut conn).await?;
         // Whatever the connections' role or URL makes of it: row security asks the same.

@@ -18,6 +18,7 @@ pub struct Options {
     url: String,
     connections: u32,
     privileged: bool,
+    held_clock: bool,
     /// The server's identity is checked, or it is this machine.
     verified: bool,
 }
@@ -52,7 +53,14 @@ impl Options {
         }
         let verified = local || matches!(connect.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
         let connect = Box::new(connect.disable_statement_logging().application_name("portreeve"));
-        Ok(Self { connect, url: url.to_owned(), connections: CONNECTIONS, privileged: false, verified })
+        Ok(Self {
+            connect,
+            url: url.to_owned(),
+            connections: CONNECTIONS,
+            privileged: false,
+            held_clock: false,
+            verified,
+        })
     }
 
     /// Reads a file that holds a URL; none when there is no such file.
@@ -86,6 +94,13 @@ impl Options {
         self
     }
 
+    /// Serves even a database whose clock is not the server's: tests hold the time.
+    #[must_use]
+    pub const fn with_held_clock(mut self) -> Self {
+        self.held_clock = true;
+        self
+    }
+
     /// Whether another machine could listen, or pretend to be the server.
     #[must_use]
     pub const fn is_unverified(&self) -> bool {
@@ -98,6 +113,10 @@ impl Options {
 
     pub(super) const fn allows_privileged(&self) -> bool {
         self.privileged
+    }
+
+    pub(super) const fn has_held_clock(&self) -> bool {
+        self.held_clock
     }
 
     /// A connection that insists on nothing, for migrations and checks.

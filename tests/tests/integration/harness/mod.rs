@@ -200,7 +200,7 @@ pub(crate) async fn open_app(data: &Path, setup: &Setup) -> Result<Arc<App>, Ope
     let database = if postgres::is_for(data) {
         let url = postgres::service_url(&postgres::of(data).await);
         // Some tests open many services at once, on one server.
-        Some(portreeve::store::postgres::Options::parse(&url).unwrap().with_connections(6))
+        Some(portreeve::store::postgres::Options::parse(&url).unwrap().with_connections(6).with_held_clock())
     } else {
         None
     };

@@ -8,6 +8,7 @@ mod hosts;
 mod migrate;
 mod moves;
 mod numbers;
+mod objects;
 mod plans;
 mod roles;
 mod round_trips;
