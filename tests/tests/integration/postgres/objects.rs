@@ -109,3 +109,25 @@ async fn a_database_that_was_edited_is_not_served() {
         }
     }
 }
+
+/// One statement keeps other programs' logins out of a database that is the service's alone; the service needs nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_closed_to_others_is_served() {
+    let database = postgres::bare().await;
+    let mut conn = superuser(&database).await;
+    let name = format!("stranger_{}", uuid::Uuid::now_v7().simple());
+    let close = format!(
+        "REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC;
+         GRANT CONNECT ON DATABASE {database} TO portreeve_app, portreeve_auditor;
+         CREATE ROLE {name} LOGIN; CREATE ROLE {name}_svc LOGIN; GRANT portreeve_app TO {name}_svc"
+    );
+    sqlx::raw_sql(AssertSqlSafe(close)).execute(&mut conn).await.unwrap();
+    for role in ["postgres", "portreeve_app", &format!("{name}_svc")] {
+        let check = cli(["migrate", "--check"]).env("PORTREEVE_DATABASE_URL", url(&database, role));
+        assert_eq!(check.json(0)["up_to_date"], true, "{role}");
+    }
+    let said = cli(["migrate", "--check"]).env("PORTREEVE_DATABASE_URL", url(&database, &name)).told(1);
+    assert!(said.contains("permission denied for database"), "{said}");
+    let drop = format!("DROP OWNED BY {name}_svc; DROP ROLE {name}, {name}_svc");
+    sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut conn).await.unwrap();
+}
