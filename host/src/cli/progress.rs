@@ -56,9 +56,7 @@ pub(super) struct Moving<'a> {
 
 impl<'a> Moving<'a> {
     pub(super) fn new(output: &'a Output) -> Self {
-        let style = ProgressStyle::with_template("{msg:24} {bar:30} {human_pos}/{human_len} rows, {eta} left");
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = io::stderr().is_terminal().then(|| ProgressBar::new(0).with_style(style));
+        let bar = io::stderr().is_terminal().then(|| ProgressBar::new(0));
         Self { output, bar, said: "" }
     }
 
@@ -78,6 +76,7 @@ impl<'a> Moving<'a> {
             Some(bar) => {
                 if begins {
                     bar.reset();
+                    bar.set_style(style(of));
                     bar.set_message(text);
                 }
                 bar.set_length(of);
@@ -85,6 +84,15 @@ impl<'a> Moving<'a> {
             }
         }
     }
+}
+
+/// How a step is drawn; one that does not know how far it is has a spinner only.
+fn style(of: u64) -> ProgressStyle {
+    let style = match of {
+        0 => ProgressStyle::with_template("{msg:24} {spinner}"),
+        _ => ProgressStyle::with_template("{msg:24} {bar:30} {human_pos}/{human_len} rows, {per_sec:.0}, {eta} left"),
+    };
+    style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 impl Drop for Moving<'_> {
