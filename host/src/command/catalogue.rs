@@ -33,7 +33,8 @@ const SESSION_REGISTER: &str = "Do this first, once for each run, and send heart
 const SESSION_HEARTBEAT: &str = "Send one every few minutes while you work. After `session_ended`, register again and \
     look whether you still hold your locks and claims.";
 const SESSION_CLEANUP: &str = "For operators. Frees locks and requeues claims of agents that have no live session left, \
-    and only what was not refreshed since; with dry_run it only counts.";
+    and only what was not refreshed since; with dry_run it only counts. It takes so much at once: when the answer says \
+    `remaining`, ask again.";
 const STATUS_REPORT: &str = "Say so when your phase changes, when something blocks you, and with needs_human when you \
     cannot go on alone. Others see your last report beside your sessions. It counts as a heartbeat.";
 

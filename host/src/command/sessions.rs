@@ -276,6 +276,10 @@ pub struct SessionCleanup {
     pub dry_run: bool,
 }
 
+/// The most sessions, the most locks and the most claims of one cleanup, and the most tasks that fail with those claims: the
+/// next call takes the rest. On PostgreSQL: half of the function `family_max`.
+pub const CLEANUP_MAX: usize = 25_000;
+
 /// What a cleanup did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SessionsCleaned {
@@ -287,6 +291,9 @@ pub struct SessionsCleaned {
     pub locks_released: i64,
     /// Claims of theirs that are back in the queue.
     pub tasks_requeued: i64,
+    /// Agents that are left for another call, where it was too much to free at once; else absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<i64>,
     /// Whether anybody who waits may go on now. Never shown.
     #[serde(skip)]
     pub is_freed: bool,

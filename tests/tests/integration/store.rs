@@ -264,3 +264,52 @@ async fn a_family_that_is_too_large_does_not_fail_at_once() {
         .unwrap();
     a.post("/work/cancel", json!({"task_id": root})).await.done();
 }
+
+/// As on PostgreSQL (`postgres/families.rs`), with as much as one cleanup takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_is_cleaned_up_in_parts() {
+    let server = Server::start().await;
+    let a = server.agent("a", "claude_code_local").await;
+    a.post("/discovery/register", json!({"session_id": "s"})).await.done();
+    let root = a.submit("root", json!({"max_attempts": 1})).await;
+    a.post("/work/claim", json!({"task_types": ["root"], "lease_seconds": 86_400})).await.done();
+    let (now, mut db) = (server.now().as_micros(), server.db().await);
+    let later = server.now().plus_minutes(240).as_micros();
+    let numbers = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 25001)";
+    let fill = [
+        format!(
+            "{numbers} INSERT INTO file_locks (lock_key, agent_id, agent_type, fencing_token, locked_at, expires_at,
+                refreshed_at) SELECT 'src/' || n, 'a', 'claude_code', 1, {now}, {later}, {now} FROM n"
+        ),
+        format!(
+            "{numbers} INSERT INTO work_queue (task_id, submit_order, task_type, description, priority, status, submitted_by,
+                max_attempts, created_at, claimed_by, claimed_at, claim_token, lease_expires_at, heartbeat_at)
+             SELECT 'claimed-' || n, 1000 + n, 't', 'd', 5, 'claimed', 'a', 3, 0, 'a', {now}, 't', {later}, {now} FROM n"
+        ),
+    ];
+    for sql in fill {
+        execute(&mut db, &sql).await.unwrap();
+    }
+    server.advance(3600).await;
+    let cleanup =
+        async |dry_run: bool| server.admin.post("/discovery/cleanup", json!({"dry_run": dry_run})).await.done();
+    let counts = |agents: i64, locks: i64, tasks: i64| json!({"success": true, "agents_cleaned": agents, "locks_released": locks, "tasks_requeued": tasks});
+    let mut first = counts(0, 25_000, 24_999);
+    first["remaining"] = json!(1);
+    assert_eq!(cleanup(true).await, first);
+    assert_eq!(cleanup(false).await, first);
+    assert_eq!(server.admin.task(&root).await["error_message"], "attempts_exhausted");
+    assert_eq!(cleanup(false).await, counts(1, 1, 2));
+    assert_eq!(cleanup(false).await, counts(0, 0, 0));
+    // A claim whose failure would take too much along is left to its lease, and nobody waits for it.
+    let root = a.submit("root", json!({"max_attempts": 1})).await;
+    a.post("/discovery/register", json!({"session_id": "last"})).await.done();
+    a.post("/work/claim", json!({"task_types": ["root"], "lease_seconds": 86_400})).await.done();
+    let family = format!(
+        "{numbers} INSERT INTO work_dependencies (task_id, depends_on) SELECT 'claimed-' || n, '{root}' FROM n"
+    );
+    execute(&mut db, &family).await.unwrap();
+    server.advance(3600).await;
+    assert_eq!(cleanup(false).await, counts(1, 0, 0));
+    assert_eq!(a.task(&root).await["status"], "claimed");
+}

@@ -19,6 +19,7 @@ impl Call for SessionCleanup {
             agents_cleaned: body.int("agents_cleaned")?,
             locks_released,
             tasks_requeued,
+            remaining: body.opt_int("remaining")?,
             is_freed: !self.dry_run && (locks_released > 0 || tasks_requeued > 0),
         })
     }

@@ -1,5 +1,7 @@
 //! The work queue in SQLite.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -115,16 +117,21 @@ impl Tx<'_> {
 
     /// Refuses to fail more at once with this task than is good for those who wait for their turn to write.
     async fn family_fits(&mut self, task_id: &str, field: &str) -> Result<(), Rejected> {
+        let limit = i64::from(FAMILY_MAX).saturating_add(1);
+        let count = self.family_size(&BTreeSet::from([task_id.to_owned()]), limit).await?;
+        if count < limit { Ok(()) } else { Err(Rejected::Invalid(too_many_dependants(field))) }
+    }
+
+    /// How many tasks wait for these, directly or through others; counted up to a limit.
+    pub(super) async fn family_size(&mut self, ids: &BTreeSet<String>, limit: i64) -> Result<i64, sqlx::Error> {
         let sql = "WITH RECURSIVE waiting (task_id) AS (
-                       SELECT q.task_id FROM work_dependencies d CROSS JOIN work_queue q ON q.task_id = d.task_id
-                       WHERE d.depends_on = ?1 AND q.status = 'pending'
+                       SELECT q.task_id FROM json_each(?1) i CROSS JOIN work_dependencies d ON d.depends_on = i.value
+                       CROSS JOIN work_queue q ON q.task_id = d.task_id WHERE q.status = 'pending'
                        UNION
                        SELECT q.task_id FROM waiting CROSS JOIN work_dependencies d ON d.depends_on = waiting.task_id
                        CROSS JOIN work_queue q ON q.task_id = d.task_id WHERE q.status = 'pending')
                    SELECT count(*) FROM (SELECT 1 FROM waiting LIMIT ?2)";
-        let limit = i64::from(FAMILY_MAX).saturating_add(1);
-        let count: i64 = sqlx::query_scalar(sql).bind(task_id).bind(limit).fetch_one(&mut *self.conn).await?;
-        if count < limit { Ok(()) } else { Err(Rejected::Invalid(too_many_dependants(field))) }
+        sqlx::query_scalar(sql).bind(json!(ids).to_string()).bind(limit).fetch_one(&mut *self.conn).await
     }
 
     /// Fails all that waits for a task that failed or was cancelled, and what waits for those. Returns how many.

@@ -137,25 +137,88 @@ async fn a_family_that_is_too_large_fails_in_parts() {
     assert_eq!(count(&mut conn, "failed", 0, "deadline_exceeded").await, 1);
 }
 
+/// An agent's locks, claims and sessions, so many of each.
+async fn fill(conn: &mut PgConnection, n: u32) {
+    let fill = format!(
+        "SET session_replication_role = replica;
+        INSERT INTO file_locks (lock_key, agent_id, agent_type, fencing_token, locked_at, expires_at, refreshed_at)
+        SELECT 'src/' || n, 'a', 'claude_code', 1, clock_now(), clock_now() + interval '2 hours', clock_now()
+        FROM generate_series(1, {n}) n;
+        INSERT INTO work_queue (task_id, task_type, description, priority, status, submitted_by, max_attempts, claimed_by,
+            claimed_at, claim_token, lease_expires_at, heartbeat_at)
+        SELECT gen_random_uuid(), 't', 'd', 5, 'claimed', 'a', 2, 'a', clock_now(), 't', clock_now() + interval '2 hours',
+            clock_now() FROM generate_series(1, {n}) n;
+        INSERT INTO agent_sessions (session_id, agent_id, agent_type, started_at, last_heartbeat)
+        SELECT 's' || n, 'a', 'claude_code', clock_now(), clock_now() FROM generate_series(1, {n}) n;
+        RESET session_replication_role"
+    );
+    sqlx::raw_sql(AssertSqlSafe(fill)).execute(conn).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_locks_and_claims_are_freed_with_their_agent() {
     let (server, a, mut conn) = started().await;
     a.post("/discovery/register", json!({"session_id": "s"})).await.done();
-    let fill = "SET session_replication_role = replica;
-        INSERT INTO file_locks (lock_key, agent_id, agent_type, fencing_token, locked_at, expires_at, refreshed_at)
-        SELECT 'src/' || n, 'a', 'claude_code', 1, clock_now(), clock_now() + interval '2 hours', clock_now()
-        FROM generate_series(1, 3000) n;
-        INSERT INTO work_queue (task_id, task_type, description, priority, status, submitted_by, max_attempts, claimed_by,
-            claimed_at, claim_token, lease_expires_at, heartbeat_at)
-        SELECT gen_random_uuid(), 't', 'd', 5, 'claimed', 'a', 2, 'a', clock_now(), 't', clock_now() + interval '2 hours',
-            clock_now() FROM generate_series(1, 3000) n;
-        INSERT INTO agent_sessions (session_id, agent_id, agent_type, started_at, last_heartbeat)
-        SELECT 's' || n, 'a', 'claude_code', clock_now(), clock_now() FROM generate_series(1, 3000) n;
-        RESET session_replication_role";
-    sqlx::raw_sql(fill).execute(&mut conn).await.unwrap();
+    fill(&mut conn, 3000).await;
     server.advance(3600).await;
     let start = Instant::now();
     let cleaned = server.admin.post("/discovery/cleanup", json!({"stale_threshold_minutes": 30})).await.done();
     assert_eq!((&cleaned["locks_released"], &cleaned["tasks_requeued"]), (&json!(3000), &json!(3000)), "{cleaned}");
     assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
+}
+
+/// Calls cleanup until nothing remains; what each call answered.
+async fn clean_up(server: &Server) -> Vec<[i64; 4]> {
+    let mut answers = Vec::new();
+    loop {
+        let dry = json!({"stale_threshold_minutes": 30, "dry_run": true});
+        let dry = server.admin.post("/discovery/cleanup", dry).await.done();
+        let cleaned = server.admin.post("/discovery/cleanup", json!({"stale_threshold_minutes": 30})).await.done();
+        assert_eq!(dry, cleaned);
+        let count = |field: &str| cleaned.get(field).map_or(0, |count| count.as_i64().unwrap());
+        let counts = ["agents_cleaned", "locks_released", "tasks_requeued", "remaining"].map(count);
+        answers.push(counts);
+        assert!(answers.len() < 20, "{answers:?}");
+        if counts[3] == 0 {
+            assert!(cleaned.get("remaining").is_none(), "{cleaned}");
+            return answers;
+        }
+    }
+}
+
+/// What is left by agents that are gone is freed in parts where it is too much at once, and none of it is forgotten. The same
+/// for the embedded store, with as much as it takes there: `store.rs`.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_is_cleaned_up_in_parts() {
+    let (server, a, mut conn) = started().await;
+    let b = server.agent("b", "claude_code_local").await;
+    for (agent, session) in [(&a, "s"), (&b, "of b")] {
+        agent.post("/discovery/register", json!({"session_id": session})).await.done();
+    }
+    b.post("/locks/acquire", json!({"file_path": "src/b.rs", "ttl_minutes": 120})).await.done();
+    fill(&mut conn, 120).await;
+    let few = "SET ROLE portreeve_owner;
+               CREATE OR REPLACE FUNCTION family_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 100;
+               RESET ROLE";
+    sqlx::raw_sql(few).execute(&mut conn).await.unwrap();
+    server.advance(3600).await;
+    // Fifty at a time: the sessions of an agent end only once nothing else is left of it.
+    let answers = clean_up(&server).await;
+    assert_eq!(answers[..3], [[0, 50, 50, 2], [0, 50, 50, 2], [1, 21, 20, 1]], "{answers:?}");
+    assert_eq!(answers.iter().map(|counts| counts[0]).sum::<i64>(), 2, "{answers:?}");
+    let left = "SELECT (SELECT count(*) FROM agent_sessions WHERE ended_at IS NULL) + (SELECT count(*) FROM file_locks)
+        + (SELECT count(*) FROM work_queue WHERE status = 'claimed')";
+    assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&mut conn).await.unwrap(), 0);
+    // A claim whose failure would take too much along is left to its lease, and nobody waits for it.
+    let root = a.submit("root", json!({"max_attempts": 1})).await;
+    submit(&mut conn, &root, 70, true).await;
+    a.post("/work/claim", json!({"task_types": ["root"], "lease_seconds": 86_400})).await.done();
+    a.post("/discovery/register", json!({"session_id": "last"})).await.done();
+    server.advance(3600).await;
+    assert_eq!(clean_up(&server).await, [[1, 0, 0, 0]]);
+    assert_eq!(count(&mut conn, "claimed", 0, "").await, 1);
+    server.advance(86_400).await;
+    server.app().expire_tasks().await.unwrap();
+    assert_eq!(count(&mut conn, "failed", 0, "attempts_exhausted").await, 1);
+    assert_eq!(count(&mut conn, "failed", 1, "dependency_failed").await, 70);
 }
