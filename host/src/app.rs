@@ -231,8 +231,12 @@ impl App {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                if let Err(error) = app.expire_tasks().await {
-                    tracing::warn!(error = %error, "tasks could not be expired; tried again in a second");
+                match app.expire_tasks().await {
+                    // The store told the log of that one, once.
+                    Ok(()) | Err(Error::StoreMoves { .. }) => {}
+                    Err(error) => {
+                        tracing::warn!(error = %error, "tasks could not be expired; tried again in a second");
+                    }
                 }
             }
         })

@@ -70,6 +70,14 @@ pub enum Error {
     /// The store could not be reached or did not answer. Nothing happened, or it is not known whether it did.
     #[error("the store is not available")]
     StorageUnavailable,
+    /// The store moves to another database, or moved there. Nothing happened.
+    #[error("{detail}")]
+    StoreMoves {
+        /// Which of it, as a code.
+        reason: &'static str,
+        /// What is the matter, in words.
+        detail: String,
+    },
     /// Facts or policy kept moving while the request was decided; try again.
     #[error("the policy or the agent's facts changed while the request was decided")]
     Contention,
@@ -107,7 +115,7 @@ impl Error {
             Self::Invalid(_) => "invalid_request",
             Self::Denied(_) => "denied",
             Self::PolicyUnavailable { .. } => "policy_unavailable",
-            Self::StorageUnavailable => "storage_unavailable",
+            Self::StorageUnavailable | Self::StoreMoves { .. } => "storage_unavailable",
             Self::Contention => "contention",
             Self::UnknownPath(_) | Self::UnknownTopic(_) => "not_found",
             Self::WrongMethod { .. } => "method_not_allowed",
@@ -125,7 +133,9 @@ impl Error {
             Self::WrongMethod { .. } => 405,
             Self::TooLarge(_) => 413,
             Self::Invalid(_) => 422,
-            Self::PolicyUnavailable { .. } | Self::StorageUnavailable | Self::Contention => 503,
+            Self::PolicyUnavailable { .. } | Self::StorageUnavailable | Self::StoreMoves { .. } | Self::Contention => {
+                503
+            }
         }
     }
 
@@ -150,6 +160,9 @@ impl Error {
             Self::PolicyUnavailable { code, decision_id } => json!({
                 "success": false, "error": error, "reason": code, "detail": self.to_string(), "decision_id": decision_id,
             }),
+            Self::StoreMoves { reason, detail } => {
+                json!({"success": false, "error": error, "reason": reason, "detail": detail})
+            }
             other => json!({"success": false, "error": error, "detail": other.to_string()}),
         }
     }

@@ -69,14 +69,19 @@ pub(super) fn store(error: &StoreError) -> CliError {
         StoreError::NotOwner { .. } => {
             "log in as the one that ran `portreeve migrate`, or as another member of portreeve_owner"
         }
-        StoreError::Moved { is_finished: true } => {
+        StoreError::Moved { is_finished: true, .. } => {
             "serve the database it moved to: portreeve serve --database URL; this file is what it was before"
         }
-        StoreError::Moved { is_finished: false } | StoreError::HalfMoved => {
+        StoreError::Moved { is_finished: false, .. } | StoreError::HalfMoved { .. } => {
             "go on with `portreeve migrate-store --from DIR --to URL`, or give it up with the same and --abandon"
         }
         StoreError::OtherMove => {
             "name the database that the move began with; if that is gone for good: the same with --abandon --target-lost"
+        }
+        StoreError::AtWork => {
+            let next =
+                "wait until it is done; a move that breaks off goes on when `portreeve migrate-store` is run again";
+            return CliError::new(error.to_string(), next).with_exit(EXIT_REFUSED);
         }
         StoreError::Restored => "run `portreeve migrate --database URL`, which lets the log go on, then start again",
         StoreError::NotEmpty => "make a new database and prepare it: createdb, then `portreeve migrate --database URL`",
@@ -160,6 +165,9 @@ fn meaning(body: &Value) -> CliError {
             format!("the policy component could not decide ({}); nothing was done", text("reason")),
             "try again; if it stays so, look at the service's log",
         ),
+        "storage_unavailable" if !text("reason").is_empty() => {
+            CliError::new(text("detail"), "ask whoever runs the service which database it is served from")
+        }
         "storage_unavailable" => CliError::new(
             "the store is not available; nothing was done",
             "look at the service's log for the cause, then try again",

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::error::{CliError, EXIT_REFUSED, EXIT_USAGE};
 use super::output::{Output, Tone};
 use super::{failure, folders};
-use crate::store::postgres::{self, Migrated};
+use crate::store::postgres::{self, Migrated, Told};
 
 /// Prepare a PostgreSQL database for the service, or bring it up to date
 ///
@@ -54,10 +54,11 @@ impl Migrate {
             return Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::from(EXIT_REFUSED) });
         }
         let mut unsaid = Ok(());
-        let mut say = |migrated: &Migrated| {
-            if !output.json && unsaid.is_ok() {
-                unsaid = self.say(migrated, output);
-            }
+        let mut say = |told: Told<'_>| match told {
+            Told::Waits => output
+                .note("another `portreeve migrate` or `migrate-store` is at work on this database; waiting for it"),
+            Told::Migrated(migrated) if !output.json && unsaid.is_ok() => unsaid = self.say(migrated, output),
+            Told::Migrated(_) => {}
         };
         let all = postgres::migrate(&options, &mut say).await.map_err(|error| failure::store(&error))?;
         unsaid?;

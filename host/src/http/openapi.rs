@@ -220,7 +220,7 @@ fn keyless() -> Map<String, Value> {
         "type": "object", "required": ["status", "version", "db", "policy"],
         "properties": {
             "status": word(), "version": word(), "db": word(), "policy": word(), "component": word(),
-            "epoch": {"type": "integer"},
+            "epoch": {"type": "integer"}, "reason": word(), "detail": word(),
         },
     });
     let topics = json!({

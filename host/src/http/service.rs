@@ -72,15 +72,20 @@ impl Service {
 
 /// Asks the store and the component, so that "ready" is about both.
 async fn health(app: &App) -> Response {
-    let db = app.gate().store().ping().await.is_ok();
+    let ping = app.gate().store().ping().await;
     let active = app.gate().policy().active();
     let policy = active.component.decide_async(probe()).await.is_ok();
+    let (db, moves) = (ping.is_ok(), ping.err().and_then(|error| error.closed()));
     let fine = db && policy;
     let word = |fine: bool| if fine { "ok" } else { "unavailable" };
-    let body: Value = json!({
+    let mut body: Value = json!({
         "status": word(fine), "version": env!("CARGO_PKG_VERSION"), "db": word(db), "policy": word(policy),
         "component": active.component.digest(), "epoch": active.epoch,
     });
+    if let Some(Error::StoreMoves { reason, detail }) = moves {
+        body["reason"] = json!(reason);
+        body["detail"] = json!(detail);
+    }
     let status = if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
 }

@@ -13,11 +13,13 @@ pub mod sqlite;
 mod view;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use tokio::sync::broadcast;
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Time};
 use crate::command::action::Wakes;
 use crate::error::{Denial, Error};
 use crate::gate::{Permit, Refusal};
@@ -56,6 +58,8 @@ pub struct Store {
     view: View,
     location: Location,
     writer: Writer,
+    /// That a move closed the store is told to each caller, and to the log once.
+    closed: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
@@ -81,7 +85,7 @@ impl Store {
                 (View::Postgres(store.view().clone()), Writer::Postgres(store))
             }
         };
-        Ok(Self { view, location, writer })
+        Ok(Self { view, location, writer, closed: Arc::default() })
     }
 
     /// The store without its write methods.
@@ -107,10 +111,10 @@ impl Store {
         command: C,
         idempotency: Option<IdempotencyKey>,
     ) -> Result<Committed<C::Output>, CommitError> {
-        match &self.writer {
+        self.noted(match &self.writer {
             Writer::Sqlite(store) => store.commit(permit, command, idempotency).await,
             Writer::Postgres(store) => store.commit(permit, command, idempotency).await,
-        }
+        })
     }
 
     /// Records a decision that was not an allowance.
@@ -119,10 +123,10 @@ impl Store {
     /// [`CommitError::Stale`] when facts or policy moved since; it has to be decided again. When the database failed;
     /// then nobody may be told that it was recorded.
     pub async fn record(&self, refusal: Refusal) -> Result<(), CommitError> {
-        match &self.writer {
+        self.noted(match &self.writer {
             Writer::Sqlite(store) => store.record(refusal).await,
             Writer::Postgres(store) => store.record(refusal).await,
-        }
+        })
     }
 
     /// Records what was allowed and then changed nothing: a question and how its answer ended, or a command whose input
@@ -136,13 +140,13 @@ impl Store {
         ended: Outcome,
         summary: Value,
     ) -> Result<(), CommitError> {
-        match &self.writer {
+        self.noted(match &self.writer {
             Writer::Sqlite(store) => store.answered(permit, ended, summary).await,
             Writer::Postgres(store) => store.answered(permit, ended, summary).await,
-        }
+        })
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers, and takes changes.
     ///
     /// # Errors
     /// When it does not.
@@ -159,6 +163,20 @@ impl Store {
             Writer::Sqlite(store) => store.close().await,
             Writer::Postgres(store) => store.close().await,
         }
+    }
+
+    /// Tells the log that a move closed the store when that is first met, and again only once it was open meanwhile.
+    fn noted<T>(&self, result: Result<T, CommitError>) -> Result<T, CommitError> {
+        match &result {
+            Err(CommitError::Store(error))
+                if error.closed().is_some() && !self.closed.swap(true, Ordering::Relaxed) =>
+            {
+                tracing::error!(error = %error, "nothing is changed any more; every request is told so");
+            }
+            Ok(_) if self.closed.load(Ordering::Relaxed) => self.closed.store(false, Ordering::Relaxed),
+            _ => {}
+        }
+        result
     }
 
     /// Tells other hosts on the same database what a commit may have set free. Nobody relies on it.
@@ -272,15 +290,23 @@ pub enum StoreError {
         /// The role.
         role: String,
     },
-    /// The store in the file moves to a database, or moved there.
-    #[error("{}", moved(.is_finished))]
+    /// The store in the file moves to a database, or moved there. Callers are told this one.
+    #[error("{}", moved(*.is_finished, *.since))]
     Moved {
         /// All of it is there.
         is_finished: bool,
+        /// When the file was closed.
+        since: Time,
     },
-    /// The database holds a part of a store that moves there.
-    #[error("a store is moving to this database, and the move is not finished")]
-    HalfMoved,
+    /// The database holds a part of a store that moves there. Callers are told this one.
+    #[error("a store is moving to this database since {since}, and the move is not finished")]
+    HalfMoved {
+        /// When the move began.
+        since: Time,
+    },
+    /// A migration or a move of another program goes on.
+    #[error("another `portreeve migrate` or `migrate-store` is at work on this database")]
+    AtWork,
     /// The file's store is moving to another database than this one.
     #[error("the store is moving to another database than the one that is named")]
     OtherMove,
@@ -347,11 +373,24 @@ pub enum StoreError {
     Closed,
 }
 
-const fn moved(is_finished: &bool) -> &'static str {
-    if *is_finished {
-        "the store moved to a PostgreSQL database: it is served with --database URL, and not from this file any more"
+fn moved(is_finished: bool, since: Time) -> String {
+    if is_finished {
+        format!("the store moved to another database, which is served in its place: this one is closed since {since}")
     } else {
-        "the store is moving to a PostgreSQL database, and the move is not finished: nothing is written to this file"
+        format!("the store is moving to another database, and that is not finished: this one is closed since {since}")
+    }
+}
+
+impl StoreError {
+    /// As what a caller is told of a move that closed the store; none for other errors, whose text is for the log.
+    #[must_use]
+    pub fn closed(&self) -> Option<Error> {
+        let reason = match self {
+            Self::Moved { is_finished: true, .. } => "store_moved",
+            Self::Moved { is_finished: false, .. } | Self::HalfMoved { .. } => "store_moving",
+            _ => return None,
+        };
+        Some(Error::StoreMoves { reason, detail: self.to_string() })
     }
 }
 
@@ -363,8 +402,10 @@ impl From<sqlx::Error> for StoreError {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        tracing::error!(error = %error, "the store failed");
-        Self::StorageUnavailable
+        error.closed().unwrap_or_else(|| {
+            tracing::error!(error = %error, "the store failed");
+            Self::StorageUnavailable
+        })
     }
 }
 

@@ -20,6 +20,8 @@ use super::{StoreError, postgres, sqlite};
 use crate::clock::Time;
 use tables::STATE;
 
+/// What the triggers that close a file begin with, and nothing else that goes wrong with one.
+const CLOSED: &str = "this store move";
 /// Closes a file. SQLite takes no parameters in a trigger, and needs none here.
 const CLOSE: &str = "CREATE TRIGGER IF NOT EXISTS audit_log_moves BEFORE INSERT ON audit_log
                      BEGIN SELECT RAISE(ABORT, 'this store moves to another database'); END";
@@ -28,8 +30,8 @@ const CLOSE_FOR_GOOD: &str = "CREATE TRIGGER IF NOT EXISTS audit_log_moved BEFOR
                               BEGIN SELECT RAISE(ABORT, 'this store moved to another database'); END";
 const OPEN_AGAIN: &str = "DROP TRIGGER IF EXISTS audit_log_moves; DROP TABLE IF EXISTS store_move";
 
-/// Which move it is that closes the file. In a table of its own, which only files that move have.
-const NAME: &str = "CREATE TABLE IF NOT EXISTS store_move (move_id TEXT NOT NULL)";
+/// Which move it is that closes the file, and since when. In a table of its own, which only files that move have.
+const NAME: &str = "CREATE TABLE IF NOT EXISTS store_move (move_id TEXT NOT NULL, started_at INTEGER NOT NULL)";
 
 const BEGUN: &str = "SELECT m.move_id, m.finished_at IS NOT NULL AS is_finished FROM portreeve.store_moves m
                      WHERE m.workspace = portreeve.current_workspace()";
@@ -88,6 +90,11 @@ struct Begun {
     is_finished: bool,
 }
 
+/// Whether a statement failed because the file is closed by a move.
+pub(super) fn closes(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(told) if told.message().starts_with(CLOSED))
+}
+
 fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
@@ -105,7 +112,7 @@ pub async fn move_store(
 ) -> Result<Moved, StoreError> {
     let mut target = postgres::owner(to).await?;
     let mut source = sqlite::open_to_move(file, now).await?;
-    let was_finished = begin(&mut source, &mut target).await?;
+    let was_finished = begin(&mut source, &mut target, now).await?;
     let rows = length(&mut source).await?;
     let before = log::moved(&mut target).await?;
     let tables = if was_finished {
@@ -135,16 +142,16 @@ pub async fn abandon(file: &Path, to: Option<&postgres::Options>, now: Time) -> 
     };
     let mut source = sqlite::open_to_move(file, now).await?;
     let closed = sqlite::closed_by_move(&mut source).await?;
-    if closed == Some(true) {
-        return Err(StoreError::Moved { is_finished: true });
+    if let Some((true, since)) = closed {
+        return Err(StoreError::Moved { is_finished: true, since });
     }
     let mut log_rows = 0;
-    if let (Some(target), Some(_)) = (&mut target, closed) {
+    if let (Some(target), Some((_, since))) = (&mut target, closed) {
         let here = move_of(&mut source).await?;
         match begun(target).await? {
             Some(begun) if Some(&begun.move_id) == here.as_ref() && !begun.is_finished => {}
             Some(begun) if Some(&begun.move_id) == here.as_ref() => {
-                return Err(StoreError::Moved { is_finished: true });
+                return Err(StoreError::Moved { is_finished: true, since });
             }
             _ => return Err(StoreError::OtherMove),
         }
@@ -163,16 +170,16 @@ pub async fn abandon(file: &Path, to: Option<&postgres::Options>, now: Time) -> 
 
 /// Closes the file and writes down there what moves; whether that is finished already. The one commits inside the
 /// other, so that a closed file is always known to a database.
-async fn begin(source: &mut SqliteConnection, target: &mut PgConnection) -> Result<bool, StoreError> {
+async fn begin(source: &mut SqliteConnection, target: &mut PgConnection, now: Time) -> Result<bool, StoreError> {
     let closed = sqlite::closed_by_move(source).await?;
     let here = move_of(source).await?;
     let begun = begun(target).await?;
     if let Some(here) = here {
-        return match begun {
-            Some(begun) if begun.move_id == here && (begun.is_finished || closed == Some(false)) => {
+        return match (begun, closed) {
+            (Some(begun), Some((is_finished, _))) if begun.move_id == here && (begun.is_finished || !is_finished) => {
                 Ok(begun.is_finished)
             }
-            _ if closed == Some(true) => Err(StoreError::Moved { is_finished: true }),
+            (_, Some((true, since))) => Err(StoreError::Moved { is_finished: true, since }),
             _ => Err(StoreError::OtherMove),
         };
     }
@@ -183,7 +190,8 @@ async fn begin(source: &mut SqliteConnection, target: &mut PgConnection) -> Resu
     }
     let move_id = crate::command::new_id();
     sqlx::raw_sql(NAME).execute(&mut *closing).await?;
-    sqlx::query("INSERT INTO store_move (move_id) VALUES (?1)").bind(&move_id).execute(&mut *closing).await?;
+    let close = sqlx::query("INSERT INTO store_move (move_id, started_at) VALUES (?1, ?2)");
+    close.bind(&move_id).bind(now.as_micros()).execute(&mut *closing).await?;
     sqlx::raw_sql(CLOSE).execute(&mut *closing).await?;
     let rows = length(&mut closing).await?;
     let mut beginning = target.begin().await?;

@@ -4,8 +4,11 @@
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, Row};
 
+use super::call;
 use super::options::Options;
+use super::view::View;
 use super::{objects, role};
+use crate::clock::Time;
 use crate::store::StoreError;
 use crate::store::audit::hex;
 
@@ -72,8 +75,15 @@ BEGIN
     END IF;
 END $$";
 
-/// One migration at a time, whoever runs it: held by the connection, across all of them.
+/// One migration or move at a time, whoever runs it: held by the connection, across all of them.
 const LOCK: i64 = 0x706f_7274_7265_6576;
+/// How long a move waits for that lock: the server may find out a moment later that whoever held it was killed.
+const PATIENCE: &str = "SET lock_timeout = '2s'";
+const ANY_TIME: &str = "RESET lock_timeout";
+
+/// Since when a store is on its way to this workspace, if one is.
+const HALF: &str = "SELECT (SELECT m.started_at FROM portreeve.store_moves m
+                            WHERE m.workspace = portreeve.current_workspace() AND m.finished_at IS NULL) AS since";
 
 /// What became of one migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +94,15 @@ pub struct Migrated {
     pub name: &'static str,
     /// It was there already; else it is applied now, or would be.
     pub was_there: bool,
+}
+
+/// What [`migrate`] tells meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// Another is at work on the database, and this one waits for it.
+    Waits,
+    /// What became of a migration.
+    Migrated(&'a Migrated),
 }
 
 impl Migration {
@@ -105,13 +124,13 @@ fn known() -> i64 {
 /// # Errors
 /// When the server cannot be reached, the login may not do it, the database is of a newer program or was migrated by an
 /// edited migration, or a statement fails.
-pub async fn migrate(
-    options: &Options,
-    applied: &mut (dyn FnMut(&Migrated) + Send),
-) -> Result<Vec<Migrated>, StoreError> {
+pub async fn migrate(options: &Options, tell: &mut (dyn FnMut(Told<'_>) + Send)) -> Result<Vec<Migrated>, StoreError> {
     let mut conn = options.connect().await?;
     role::check_server(&mut conn).await?;
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(&mut conn).await?;
+    if !sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut conn).await? {
+        tell(Told::Waits);
+        sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(&mut conn).await?;
+    }
     sqlx::raw_sql(ROLES).execute(&mut conn).await?;
     sqlx::raw_sql(AS_OWNER).execute(&mut conn).await?;
     sqlx::raw_sql(TABLE).execute(&mut conn).await?;
@@ -123,7 +142,7 @@ pub async fn migrate(
             apply(&mut conn, migration).await?;
         }
         let migrated = Migrated { version: migration.version, name: migration.name, was_there };
-        applied(&migrated);
+        tell(Told::Migrated(&migrated));
         all.push(migrated);
     }
     sqlx::raw_sql(GO_ON).execute(&mut conn).await?;
@@ -182,10 +201,16 @@ pub(super) async fn check_version(conn: &mut PgConnection) -> Result<(), StoreEr
 
 /// Refuses to serve a database that a store is still moving to.
 pub(super) async fn check_whole(conn: &mut PgConnection) -> Result<(), StoreError> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM portreeve.store_moves m
-                              WHERE m.workspace = portreeve.current_workspace() AND m.finished_at IS NULL)";
-    let is_half: bool = sqlx::query_scalar(sql).fetch_one(conn).await?;
-    if is_half { Err(StoreError::HalfMoved) } else { Ok(()) }
+    whole(sqlx::query(HALF).fetch_one(conn).await?.try_get("since")?)
+}
+
+/// As [`check_whole`], for a service that runs.
+pub(super) async fn check_stays_whole(view: &View) -> Result<(), StoreError> {
+    whole(view.fetch_one(|| sqlx::query(HALF)).await?.try_get("since")?)
+}
+
+fn whole(half_since: Option<Time>) -> Result<(), StoreError> {
+    half_since.map_or(Ok(()), |since| Err(StoreError::HalfMoved { since }))
 }
 
 /// Refuses to serve a log that would not go on behind its last row.
@@ -200,7 +225,7 @@ pub(super) async fn check_goes_on(conn: &mut PgConnection) -> Result<(), StoreEr
 /// A connection that acts as the owner of a prepared database, and as the only one that does: migrations wait for it.
 ///
 /// # Errors
-/// When the server cannot be reached, the schema is not this program's, or the login may not do it.
+/// When the server cannot be reached, the schema is not this program's, the login may not do it, or another is at work there.
 pub(in crate::store) async fn owner(options: &Options) -> Result<PgConnection, StoreError> {
     let mut conn = options.connect().await?;
     check_prepared(&mut conn).await?;
@@ -210,8 +235,15 @@ pub(in crate::store) async fn owner(options: &Options) -> Result<PgConnection, S
         return Err(StoreError::NotOwner { role: row.try_get("name")? });
     }
     sqlx::raw_sql(AS_OWNER).execute(&mut conn).await?;
+    sqlx::raw_sql(PATIENCE).execute(&mut conn).await?;
+    sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(LOCK)
+        .execute(&mut conn)
+        .await
+        .map_err(|error| if call::code(&error) == Some("55P03") { StoreError::AtWork } else { error.into() })?;
+    sqlx::raw_sql(ANY_TIME).execute(&mut conn).await?;
+    // Nobody changes the schema any more.
     check_version(&mut conn).await?;
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(&mut conn).await?;
     Ok(conn)
 }
 

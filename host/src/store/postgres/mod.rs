@@ -48,7 +48,7 @@ pub use call::Call;
 pub use decision::Args;
 pub(in crate::store) use memories::{details_text, word_lists};
 pub(in crate::store) use migrate::owner;
-pub use migrate::{Migrated, check, migrate, script};
+pub use migrate::{Migrated, Told, check, migrate, script};
 pub use objects::objects;
 pub use options::Options;
 pub use view::View;
@@ -124,8 +124,10 @@ impl Store {
     pub(in crate::store) async fn record(&self, refusal: Refusal) -> Result<(), CommitError> {
         let evidence = refusal.evidence();
         let decision = Decision::new(evidence, self.clock.now(), None);
-        let reply = call::run(self.view.pool(), &decision, call!("decision_refuse"), |args| args).await;
-        reply.map_err(|error| CommitError::Store(failure(&error)))?.recorded(evidence)
+        match call::run(self.view.pool(), &decision, call!("decision_refuse"), |args| args).await {
+            Ok(reply) => reply.recorded(evidence),
+            Err(error) => Err(CommitError::Store(self.cause(&error).await)),
+        }
     }
 
     pub(in crate::store) async fn answered<Q: Send + 'static>(
@@ -138,12 +140,14 @@ impl Store {
         let decision = Decision::new(evidence, self.clock.now(), None);
         let summary = crate::store::audit::kept(&summary);
         let sql = call!("decision_answer", "$32, $33");
-        let reply = call::run(self.view.pool(), &decision, sql, |args| args.bind(ended.as_str()).bind(&summary)).await;
-        reply.map_err(|error| CommitError::Store(failure(&error)))?.recorded(evidence)
+        match call::run(self.view.pool(), &decision, sql, |args| args.bind(ended.as_str()).bind(&summary)).await {
+            Ok(reply) => reply.recorded(evidence),
+            Err(error) => Err(CommitError::Store(self.cause(&error).await)),
+        }
     }
 
     pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
-        self.view.fetch_one(|| sqlx::query("SELECT 1 FROM portreeve.schema_migrations LIMIT 1")).await.map(drop)
+        migrate::check_stays_whole(&self.view).await
     }
 
     pub(in crate::store) async fn close(&self) {
@@ -176,6 +180,10 @@ impl Store {
     /// The database failed a mutation and rolled it back. That is recorded as well, in a transaction of its own; if not
     /// even that can be done the server is away, and nothing happened or it is not known whether it did.
     async fn failed(&self, error: &sqlx::Error, decision: &Decision, evidence: &Evidence) -> CommitError {
+        let cause = self.cause(error).await;
+        if matches!(cause, StoreError::HalfMoved { .. }) {
+            return CommitError::Store(cause);
+        }
         tracing::error!(error = %error, command = evidence.command, "a mutation failed");
         if let sqlx::Error::Database(_) = error {
             let recorded = call::run(self.view.pool(), decision, call!("decision_fail"), |args| args).await;
@@ -183,7 +191,17 @@ impl Store {
                 tracing::error!(error = %error, command = evidence.command, "that a mutation failed was not recorded");
             }
         }
-        CommitError::Store(failure(error))
+        CommitError::Store(cause)
+    }
+
+    /// What an error of the driver means; where the database refuses everything, whether that is because a store moves there.
+    async fn cause(&self, error: &sqlx::Error) -> StoreError {
+        if call::code(error) == Some("55000")
+            && let Err(half @ StoreError::HalfMoved { .. }) = migrate::check_stays_whole(&self.view).await
+        {
+            return half;
+        }
+        failure(error)
     }
 }
 

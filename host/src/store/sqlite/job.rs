@@ -15,7 +15,7 @@ use crate::command::action::Command;
 use crate::error::{Denial, Error};
 use crate::gate::{Evidence, Permit, Refusal};
 use crate::store::audit::{AuditRow, Change, Outcome};
-use crate::store::{CommitError, Committed, FirstAnswer, IdempotencyKey, StoreError};
+use crate::store::{CommitError, Committed, FirstAnswer, IdempotencyKey, StoreError, moves};
 
 /// How long a first answer is kept for repeats.
 const IDEMPOTENCY_HOURS: i64 = 24;
@@ -226,6 +226,8 @@ async fn reject(batch: &mut Batch<'_>, evidence: &Evidence, rejected: Rejected) 
     sqlx::query("ROLLBACK TO mutation").execute(&mut *batch.conn).await?;
     batch.next_seq = rows::next_seq(batch.conn).await?;
     let (outcome, result, error) = match rejected {
+        // Nothing is recorded in a file that moves.
+        Rejected::Sql(error) if moves::closes(&error) => return Err(error),
         Rejected::Stale => (Outcome::Failed, json!({"error": "stale_decision"}), CommitError::Stale),
         Rejected::Invalid(error) => (Outcome::Failed, error.body(), CommitError::Invalid(error)),
         Rejected::Limit { reason, detail, remedy } => {

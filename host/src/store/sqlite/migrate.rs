@@ -73,14 +73,17 @@ pub(super) async fn check_application(conn: &mut SqliteConnection) -> Result<(),
 
 /// Refuses a file whose store moves to a database, or moved there.
 pub(super) async fn check_stays(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    closed_by_move(conn).await?.map_or(Ok(()), |is_finished| Err(StoreError::Moved { is_finished }))
+    let closed = closed_by_move(conn).await?;
+    closed.map_or(Ok(()), |(is_finished, since)| Err(StoreError::Moved { is_finished, since }))
 }
 
-/// Whether a move closed the file, and if so whether it is finished.
-pub(in crate::store) async fn closed_by_move(conn: &mut SqliteConnection) -> Result<Option<bool>, StoreError> {
+/// Whether a move closed the file, and if so whether it is finished, and since when the file is closed.
+pub(in crate::store) async fn closed_by_move(conn: &mut SqliteConnection) -> Result<Option<(bool, Time)>, StoreError> {
     let sql = "SELECT max(name = 'audit_log_moved') FROM sqlite_schema
                WHERE type = 'trigger' AND name IN ('audit_log_moves', 'audit_log_moved')";
-    Ok(sqlx::query_scalar(sql).fetch_one(conn).await?)
+    let Some(is_finished) = sqlx::query_scalar(sql).fetch_one(&mut *conn).await? else { return Ok(None) };
+    let since: i64 = sqlx::query_scalar("SELECT started_at FROM store_move LIMIT 1").fetch_one(conn).await?;
+    Ok(Some((is_finished, Time::from_micros(since))))
 }
 
 async fn applied(conn: &mut SqliteConnection) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {

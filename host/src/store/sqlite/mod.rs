@@ -117,7 +117,9 @@ impl Store {
     }
 
     pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
-        let one: i64 = sqlx::query_scalar("SELECT count(*) FROM schema_migrations").fetch_one(self.view.pool()).await?;
+        let mut conn = self.view.pool().acquire().await?;
+        let one: i64 = sqlx::query_scalar("SELECT count(*) FROM schema_migrations").fetch_one(&mut *conn).await?;
+        migrate::check_stays(&mut conn).await?;
         if one > 0 && !self.jobs.is_closed() { Ok(()) } else { Err(StoreError::Closed) }
     }
 

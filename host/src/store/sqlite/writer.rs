@@ -8,8 +8,10 @@ use futures::future::BoxFuture;
 use sqlx::SqliteConnection;
 use tokio::sync::{Notify, mpsc};
 
+use super::migrate;
 use crate::clock::{SharedClock, Time};
 use crate::store::StoreError;
+use crate::store::moves;
 
 /// Most mutations that share one commit.
 const BATCH_MAX: usize = 256;
@@ -56,10 +58,10 @@ pub(super) async fn write(
         }
         metrics::histogram!("portreeve_commit_batch_size").record(f64::from(u32::try_from(waiting.len()).unwrap_or(0)));
         let mut jobs: Vec<Box<dyn Job>> = std::mem::take(&mut waiting);
-        let committed = run_batch(&mut conn, clock.now(), &mut jobs).await.map_err(|error| {
-            tracing::error!(error = %error, mutations = jobs.len(), "a batch of mutations was rolled back");
-            if is_busy(&error) { StoreError::Busy } else { StoreError::from(error) }
-        });
+        let committed = match run_batch(&mut conn, clock.now(), &mut jobs).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(failure(&mut conn, error, jobs.len()).await),
+        };
         for job in jobs {
             job.settle(committed.clone());
         }
@@ -96,6 +98,18 @@ async fn run_jobs(conn: &mut SqliteConnection, now: Time, jobs: &mut [Box<dyn Jo
         job.run(&mut batch).await?;
     }
     Ok(())
+}
+
+/// Why a batch failed, which was rolled back.
+async fn failure(conn: &mut SqliteConnection, error: sqlx::Error, mutations: usize) -> StoreError {
+    // A move closed the file, which the store tells the log once.
+    if moves::closes(&error)
+        && let Err(moved) = migrate::check_stays(conn).await
+    {
+        return moved;
+    }
+    tracing::error!(error = %error, mutations, "a batch of mutations was rolled back");
+    if is_busy(&error) { StoreError::Busy } else { StoreError::from(error) }
 }
 
 fn is_busy(error: &sqlx::Error) -> bool {

@@ -3,6 +3,7 @@
 
 mod fill;
 mod same;
+mod told;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -153,7 +154,7 @@ async fn move_goes_on_where_it_broke_off() {
     assert!(gone.contains("moved") && gone.contains("--database"), "{gone}");
     let another = postgres::bare().await;
     let error = moved(dir.path(), &another).await.unwrap_err();
-    assert!(matches!(error, StoreError::Moved { is_finished: true }), "{error}");
+    assert!(matches!(error, StoreError::Moved { is_finished: true, .. }), "{error}");
 }
 
 /// The real program, killed at moments that nobody chose.
@@ -287,7 +288,7 @@ async fn move_closes_the_file_and_abandoning_opens_it() {
     for database in [&another, &database] {
         let (file, now) = (store_of(dir.path()), SystemClock::default().now());
         let error = abandon(&file, Some(&owner(database)), now).await.unwrap_err();
-        assert!(matches!(error, StoreError::Moved { is_finished: true }), "{error}");
+        assert!(matches!(error, StoreError::Moved { is_finished: true, .. }), "{error}");
     }
     assert!(refused_service(dir.path(), None).contains("--database"));
 }
