@@ -81,8 +81,8 @@ impl Store {
         role::check(&mut conn, options.allows_privileged()).await?;
         migrate::check_version(&mut conn).await?;
         functions::check(&mut conn).await?;
-        objects::check(&mut conn, options.has_held_clock()).await?;
         migrate::check_whole(&mut conn).await?;
+        objects::check(&mut conn, options.has_held_clock()).await?;
         migrate::check_goes_on(&mut conn).await?;
         // Whatever the connections' role or URL makes of it: row security asks the same.
         let workspace = sqlx::query_scalar("SELECT portreeve.current_workspace()").fetch_one(&mut conn).await?;

@@ -14,7 +14,7 @@ const ROWS: u32 = 100_000;
 /// Rows as they would have come about, past the functions: what is tested is the looking.
 async fn fill(data: &std::path::Path) {
     let mut db = connect(data).await;
-    for table in [
+    let tables = [
         "agents",
         "api_keys",
         "file_locks",
@@ -26,7 +26,8 @@ async fn fill(data: &std::path::Path) {
         "audit_log",
         "audit_seq",
         "idempotency_keys",
-    ] {
+    ];
+    for table in tables {
         drop_guards(&mut db, table).await;
     }
     let fills = [
@@ -66,9 +67,10 @@ async fn fill(data: &std::path::Path) {
     for sql in fills {
         execute(&mut db, &sql.replace("{n}", &ROWS.to_string())).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
-    for sql in ["ALTER TABLE audit_log ENABLE TRIGGER USER", "ANALYZE"] {
-        execute(&mut db, sql).await.unwrap();
+    for table in tables {
+        execute(&mut db, &format!("ALTER TABLE {table} ENABLE TRIGGER USER")).await.unwrap();
     }
+    execute(&mut db, "ANALYZE").await.unwrap();
 }
 
 /// How often each large table was read from end to end, and how many rows that came to.
