@@ -22,6 +22,7 @@
 
 mod bundle;
 mod cedar;
+mod compare;
 mod decide;
 mod decision;
 mod explain;
@@ -38,6 +39,7 @@ mod resolve;
 mod sample;
 mod tables;
 
+pub use compare::{CedarScope, Expressions, OperationRules};
 pub use decide::{Policy, no_policy};
 pub use decision::{
     Decision, Effect, EngineMode, Manifest, NetworkRuleInfo, Obligations, OperationClass, OperationInfo, PatternInfo,

@@ -16,6 +16,7 @@ use cedar_policy::{
 
 use self::index::Indexed;
 use self::load::{About, Policies};
+use crate::compare::CedarScope;
 use crate::decide::Facts;
 use crate::decision::{Effect, PolicyInfo};
 use crate::operation::Operations;
@@ -120,6 +121,21 @@ impl CedarEngine {
     /// The policies, sorted by id.
     pub(crate) fn policies(&self) -> &[PolicyInfo] {
         &self.infos
+    }
+
+    /// The schema that policies and requests fit.
+    pub(crate) fn schema(&self) -> &Schema {
+        self.validator.schema()
+    }
+
+    /// What is asked about an operation, by its place in the bundle's list.
+    pub(crate) fn scope(&self, operation: usize) -> Option<CedarScope<'_>> {
+        self.operations.get(operation).map(|indexed| CedarScope {
+            action: &indexed.action,
+            principal: &self.agent,
+            resource: &indexed.resource_type,
+            policies: &indexed.policies,
+        })
     }
 
     /// Code and remedy of a policy.

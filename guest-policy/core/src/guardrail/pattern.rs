@@ -6,6 +6,7 @@ use toml::Spanned;
 
 use super::statement::Statements;
 use crate::bundle::{NAME_HELP, is_name};
+use crate::compare::Expressions;
 use crate::decision::{PatternInfo, Severity};
 use crate::problem::Reporter;
 
@@ -88,6 +89,17 @@ impl Pattern {
             },
             read: entry.read,
             examples: Examples { matches: entry.matches, passes: entry.passes },
+        }
+    }
+
+    /// The expressions as they are written.
+    pub(crate) fn expressions(&self) -> Expressions<'_> {
+        Expressions {
+            on_text: self.read != Reading::Commands,
+            on_commands: self.read != Reading::Text,
+            matchers: self.matchers.iter().map(Regex::as_str).collect(),
+            unless: self.unless.iter().map(Regex::as_str).collect(),
+            without: self.without.as_ref().map(Regex::as_str),
         }
     }
 
