@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod authn;
+pub mod authoring;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -102,3 +102,38 @@ impl Drop for Moving<'_> {
         }
     }
 }
+
+/// Shows how far a proof is, on stderr until it is dropped.
+pub(super) struct Proving<'a> {
+    output: &'a Output,
+    bar: Option<ProgressBar>,
+}
+
+impl<'a> Proving<'a> {
+    pub(super) fn new(output: &'a Output) -> Self {
+        let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}, {elapsed}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = io::stderr().is_terminal().then(|| ProgressBar::new(0).with_style(style));
+        Self { output, bar: bar.map(|bar| bar.with_message("proving")) }
+    }
+
+    /// So many environments of so many are done.
+    pub(super) fn show(&self, at: usize, of: usize) {
+        match &self.bar {
+            None if at == 0 => self.output.note(format_args!("proving: {of} request environments")),
+            None => {}
+            Some(bar) => {
+                bar.set_length(u64::try_from(of).unwrap_or(u64::MAX));
+                bar.set_position(u64::try_from(at).unwrap_or(u64::MAX));
+            }
+        }
+    }
+}
+
+impl Drop for Proving<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

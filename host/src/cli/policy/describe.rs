@@ -1,31 +1,17 @@
-//! `portreeve policy`: what a policy bundle says of itself.
+//! `portreeve policy describe`: what a policy bundle says of itself.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::json;
 
-use super::check::load;
-use super::error::CliError;
-use super::output::{Output, Tone};
+use crate::cli::check::load;
+use crate::cli::error::CliError;
+use crate::cli::output::{Output, Tone};
 use crate::engine::types::{Manifest, ProfileInfo};
 use crate::engine::{Cage, PolicyComponent};
 use crate::store::audit::name_of;
-use crate::telemetry;
-
-/// Look at policy bundles
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  portreeve policy describe")]
-pub(super) struct Policy {
-    #[command(subcommand)]
-    action: Action,
-}
-
-#[derive(Debug, Subcommand)]
-enum Action {
-    Describe(Describe),
-}
 
 /// Show a bundle's profiles, operations, guardrails and network rules
 ///
@@ -34,7 +20,7 @@ enum Action {
 #[command(
     after_help = "Examples:\n  portreeve policy describe\n  portreeve policy describe --policies ./policies --json"
 )]
-struct Describe {
+pub(super) struct Describe {
     /// A policy bundle, instead of the one that the program carries
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
@@ -43,11 +29,9 @@ struct Describe {
     cache: Option<PathBuf>,
 }
 
-impl Policy {
-    pub(super) async fn run(self, output: &Output) -> Result<ExitCode, CliError> {
-        telemetry::init_logs("warn");
-        let Action::Describe(describe) = self.action;
-        let component = load(describe.policies.as_deref(), describe.cache, Cage::default(), output)?;
+impl Describe {
+    pub(super) fn run(self, output: &Output) -> Result<ExitCode, CliError> {
+        let component = load(self.policies.as_deref(), self.cache, Cage::default(), output)?;
         print(&component, output)?;
         Ok(ExitCode::SUCCESS)
     }
