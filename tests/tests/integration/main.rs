@@ -28,6 +28,7 @@ mod memories;
 mod moving;
 mod no_effect;
 mod openapi;
+mod policy_diff;
 mod postgres;
 mod revoke;
 mod rules;

@@ -88,6 +88,20 @@ fn each_library_is_known_where_it_belongs_and_nowhere_else() {
 }
 
 #[test]
+fn no_policy_is_read_natively_in_the_host_but_by_its_authors_tools() {
+    let (home, libraries) = ("host/src/authoring/", ["policy_core", "cedar_policy", "cedar_policy_symcc"]);
+    let knows = |text: &str, library: &str| code(text).any(|line| names(line, library));
+    for (path, text) in files("host/src", &["rs"]).into_iter().filter(|(path, _)| !path.starts_with(home)) {
+        let known: Vec<_> = libraries.iter().filter(|library| knows(&text, library)).collect();
+        assert!(known.is_empty(), "{path} knows {known:?}: in production only the component decides");
+    }
+    // The check is able to see what it looks for.
+    for library in libraries {
+        assert!(files(home, &["rs"]).iter().any(|(_, text)| knows(text, library)), "{library}");
+    }
+}
+
+#[test]
 fn what_is_pure_has_no_files_network_time_or_chance() {
     // Addresses are plain values; sockets are not.
     let impure = [

@@ -27,7 +27,9 @@ pub(crate) struct Ended {
 /// The binary with some words, in a clean environment and without a terminal.
 pub(crate) fn cli<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(words: I) -> Cli {
     let mut command = Command::new(binary());
-    for name in ["PORTREEVE_URL", "PORTREEVE_DATA", "PORTREEVE_DATABASE_URL", "PORTREEVE_API_KEY", "XDG_DATA_HOME"] {
+    for name in
+        ["PORTREEVE_URL", "PORTREEVE_DATA", "PORTREEVE_DATABASE_URL", "PORTREEVE_API_KEY", "XDG_DATA_HOME", "CVC5"]
+    {
         command.env_remove(name);
     }
     // A default folder that is nobody's.
