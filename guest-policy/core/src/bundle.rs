@@ -13,9 +13,9 @@ use crate::decision::{EngineMode, Manifest};
 use crate::guardrail::{self, Guardrails, Pattern};
 use crate::network::{NetworkRule, RuleEntry};
 use crate::operation::Operations;
-use crate::problem::{BundleFile, Problem, Reporter, missing};
+use crate::problem::{BundleFile, Care, Problem, Reporter, missing};
 use crate::profile::Profile;
-use crate::tables::Case;
+use crate::tables::{Case, Known};
 
 /// Largest file of a bundle.
 const MAX_FILE_BYTES: usize = 1 << 20;
@@ -42,12 +42,13 @@ struct NetworkToml {
 /// The files of a bundle by path, and the problems found in them so far.
 struct Loader<'a> {
     files: BTreeMap<&'a str, &'a str>,
+    care: Care,
     problems: Vec<Problem>,
 }
 
 /// Loads a bundle.
-pub(crate) fn load(files: &[BundleFile]) -> Result<Policy, Vec<Problem>> {
-    let mut loader = Loader::new(files);
+pub(crate) fn load(files: &[BundleFile], care: Care) -> Result<Policy, Vec<Problem>> {
+    let mut loader = Loader::new(files, care);
     let policy = loader.load();
     match policy {
         Some(policy) if loader.problems.is_empty() => Ok(policy),
@@ -59,8 +60,8 @@ pub(crate) fn load(files: &[BundleFile]) -> Result<Policy, Vec<Problem>> {
 }
 
 impl<'a> Loader<'a> {
-    fn new(files: &'a [BundleFile]) -> Self {
-        let mut loader = Self { files: BTreeMap::new(), problems: Vec::new() };
+    fn new(files: &'a [BundleFile], care: Care) -> Self {
+        let mut loader = Self { files: BTreeMap::new(), care, problems: Vec::new() };
         for file in files {
             // Notes for people mean nothing to the policy.
             if file.path.ends_with(".md") {
@@ -97,6 +98,12 @@ impl<'a> Loader<'a> {
         let cedar = self.cedar(&operations, &profiles);
         let (header, guardrails) = (header?, guardrails?);
         let (network, cedar) = (network?, cedar?);
+        if self.care == Care::Strict && self.loads() {
+            let patterns: BTreeSet<&str> = guardrails.patterns().map(|pattern| pattern.info.name.as_str()).collect();
+            let policies: BTreeSet<&str> = cedar.policies().iter().map(|policy| policy.id.as_str()).collect();
+            let known = Known { operations: &operations, profiles: &profiles, patterns, policies };
+            self.problems.extend(cases.iter().flat_map(|case| known.problems(case)));
+        }
         let manifest = Manifest {
             name: header.name.into_inner(),
             version: header.version,
@@ -116,19 +123,25 @@ impl<'a> Loader<'a> {
         Some(Policy { manifest, operations, profiles, network, guardrails, cedar, cases })
     }
 
+    /// Whether nothing is wrong but what has no effect. What did not load is missing, and would be missed by every case.
+    fn loads(&self) -> bool {
+        let mut loader = Self { files: self.files.clone(), care: Care::Loading, problems: Vec::new() };
+        self.problems.is_empty() || (loader.load().is_some() && loader.problems.is_empty())
+    }
+
     /// Reads a file that every bundle has.
     fn one<T>(&mut self, path: &str, read: impl FnOnce(&str, &mut Reporter<'_>) -> Option<T>) -> Option<T> {
         let Some(text) = self.files.get(path) else {
             self.problems.push(missing(path, "the file is missing"));
             return None;
         };
-        read(text, &mut Reporter::new(path, text, &mut self.problems))
+        read(text, &mut Reporter::new(path, text, self.care, &mut self.problems))
     }
 
     /// Reads each file of a folder.
     fn each(&mut self, folder: &str, mut read: impl FnMut(&str, &str, &mut Reporter<'_>)) {
         for (path, text) in self.files.iter().filter(|(path, _)| path.starts_with(folder)) {
-            read(path, text, &mut Reporter::new(path, text, &mut self.problems));
+            read(path, text, &mut Reporter::new(path, text, self.care, &mut self.problems));
         }
     }
 
@@ -184,7 +197,7 @@ impl<'a> Loader<'a> {
             .filter(|(path, _)| path.starts_with("cedar/"))
             .map(|(path, text)| (*path, *text))
             .collect();
-        CedarEngine::load(schema, &policies, operations, profiles, &mut self.problems)
+        CedarEngine::load(schema, &policies, operations, profiles, self.care, &mut self.problems)
     }
 }
 

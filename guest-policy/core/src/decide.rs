@@ -11,7 +11,7 @@ use crate::native;
 use crate::network::{self, NetworkOutcome, NetworkRule};
 use crate::operation::{Guardrails as GuardrailMode, Operation, Operations};
 use crate::paths::PathOutcome;
-use crate::problem::{BundleFile, Problem};
+use crate::problem::{BundleFile, Care, Problem};
 use crate::profile::Profile;
 use crate::reason::{ALLOWED, Reason};
 use crate::request::{Request, Target};
@@ -101,7 +101,16 @@ impl Policy {
     /// # Errors
     /// All that is wrong with the bundle, with places.
     pub fn load(files: &[BundleFile]) -> Result<Self, Vec<Problem>> {
-        bundle::load(files)
+        bundle::load(files, Care::Loading)
+    }
+
+    /// Loads a bundle as its author wants it: what has no effect is a problem as well. Rules that can never match, entries
+    /// of a profile that change nothing, cases about things that are not there.
+    ///
+    /// # Errors
+    /// All that is wrong with the bundle, with places.
+    pub fn load_strict(files: &[BundleFile]) -> Result<Self, Vec<Problem>> {
+        bundle::load(files, Care::Strict)
     }
 
     /// What the bundle says about itself.

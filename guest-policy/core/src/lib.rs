@@ -48,3 +48,4 @@ pub use decision::{
 pub use problem::{BundleFile, Problem, TestFailure, TestReport};
 pub use request::{Principal, Request, Target, TargetKind, TaskTarget, Text, TextFormat};
 pub use resolve::{MAX_IDENTIFIER_BYTES, MAX_TEXT_BYTES, MAX_TEXTS};
+pub use tables::{Case, Difference, Expect};

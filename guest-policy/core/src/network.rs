@@ -1,6 +1,7 @@
 //! Network rules: which names may be connected to.
 
 use std::net::Ipv6Addr;
+use std::ops::Range;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -20,6 +21,13 @@ pub(crate) struct RuleEntry {
     id: Option<String>,
 }
 
+impl RuleEntry {
+    /// Where its domain is written.
+    pub(crate) fn span(&self) -> Range<usize> {
+        self.domain.span()
+    }
+}
+
 /// A rule, ready to be tried.
 #[derive(Debug)]
 pub(crate) struct NetworkRule {
@@ -35,6 +43,20 @@ enum Matcher {
     Name(String),
     /// Any name below this one; kept with its leading dot.
     Below(String),
+}
+
+impl Matcher {
+    /// Whether this matches all that the other matches.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Name(own), Self::Name(name)) => own == name,
+            // With their leading dots: a name that only ends alike has another label there.
+            (Self::Below(own), Self::Name(name)) => name.len() > own.len() && name.ends_with(own.as_str()),
+            (Self::Below(own), Self::Below(parent)) => parent.ends_with(own.as_str()),
+            _ => false,
+        }
+    }
 }
 
 /// What the rules say about a domain.
@@ -74,15 +96,15 @@ impl NetworkRule {
     /// Compiles rules and puts them in the order in which they are tried: by
     /// priority, highest first, then deny before allow.
     pub(crate) fn compile(entries: Vec<RuleEntry>, profile: Option<&str>, report: &mut Reporter<'_>) -> Vec<Self> {
-        let mut rules: Vec<Self> = Vec::new();
+        let mut rules: Vec<(Self, Range<usize>)> = Vec::new();
         for entry in entries {
             let span = entry.domain.span();
             match Self::from_entry(entry, profile) {
-                Ok(rule) if rules.iter().any(|known| known.info.id == rule.info.id) => {
+                Ok(rule) if rules.iter().any(|(known, _)| known.info.id == rule.info.id) => {
                     let message = format!("network rule `{}` is defined twice", rule.info.id);
                     report.at_with_help(span, message, "give one of them an `id` of its own");
                 }
-                Ok(rule) => rules.push(rule),
+                Ok(rule) => rules.push((rule, span)),
                 Err(pattern) => report.at_with_help(
                     span,
                     format!("`{pattern}` is not a domain pattern"),
@@ -90,8 +112,9 @@ impl NetworkRule {
                 ),
             }
         }
-        rules.sort_by_key(|rule| (std::cmp::Reverse(rule.info.priority), rule.info.allow));
-        rules
+        rules.sort_by_key(|(rule, _)| (std::cmp::Reverse(rule.info.priority), rule.info.allow));
+        tell_idle(&rules, report);
+        rules.into_iter().map(|(rule, _)| rule).collect()
     }
 
     fn from_entry(entry: RuleEntry, profile: Option<&str>) -> Result<Self, String> {
@@ -119,6 +142,19 @@ impl NetworkRule {
             Matcher::Name(own) => own == name,
             // The label before the dot must not be empty, which `Name::parse` has seen to.
             Matcher::Below(parent) => name.len() > parent.len() && name.ends_with(parent),
+        }
+    }
+}
+
+/// Tells of rules that come after one which matches all that they match.
+fn tell_idle(rules: &[(NetworkRule, Range<usize>)], report: &mut Reporter<'_>) {
+    for (at, (rule, span)) in rules.iter().enumerate() {
+        if let Some((earlier, _)) = rules.iter().take(at).find(|(earlier, _)| earlier.matcher.covers(&rule.matcher)) {
+            report.idle(
+                span.clone(),
+                format!("network rule `{}` can never match: `{}` comes first", rule.info.id, earlier.info.id),
+                "rules go by `priority`, highest first, then deny before allow",
+            );
         }
     }
 }
@@ -191,6 +227,7 @@ fn is_number(label: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Care;
 
     fn rules(list: &[(&str, bool, i32)]) -> Vec<NetworkRule> {
         let entries = list.iter().enumerate().map(|(at, (domain, allow, priority))| RuleEntry {
@@ -200,7 +237,8 @@ mod tests {
             id: Some(format!("r{at}")),
         });
         let mut problems = Vec::new();
-        let rules = NetworkRule::compile(entries.collect(), None, &mut Reporter::new("", "", &mut problems));
+        let rules =
+            NetworkRule::compile(entries.collect(), None, &mut Reporter::new("", "", Care::Loading, &mut problems));
         assert!(problems.is_empty(), "{problems:?}");
         rules
     }
@@ -300,8 +338,30 @@ mod tests {
             let entry =
                 RuleEntry { domain: Spanned::new(0..0, pattern.to_owned()), allow: true, priority: 0, id: None };
             let mut problems = Vec::new();
-            NetworkRule::compile(vec![entry], None, &mut Reporter::new("", "", &mut problems));
+            NetworkRule::compile(vec![entry], None, &mut Reporter::new("", "", Care::Loading, &mut problems));
             assert_eq!(problems.len(), 1, "{pattern}");
         }
+    }
+
+    #[test]
+    fn rules_behind_one_that_matches_as_much_are_told() {
+        let idle = |list: &[(&str, bool, i32)]| {
+            let entries = list.iter().map(|(domain, allow, priority)| RuleEntry {
+                domain: Spanned::new(0..0, (*domain).to_owned()),
+                allow: *allow,
+                priority: *priority,
+                id: Some(format!("{domain} {allow}")),
+            });
+            let mut problems = Vec::new();
+            let mut report = Reporter::new("", "", Care::Strict, &mut problems);
+            NetworkRule::compile(entries.collect(), None, &mut report);
+            problems.len()
+        };
+        assert_eq!(idle(&[("a.example", true, 0), ("*.a.example", true, 0), ("b.example", false, 0)]), 0);
+        assert_eq!(idle(&[("a.example", true, 0), ("a.example", false, 0)]), 1, "deny before allow");
+        assert_eq!(idle(&[("x.a.example", false, 0), ("*.a.example", true, 9)]), 1, "priority");
+        assert_eq!(idle(&[("x.a.example", false, 9), ("*.a.example", true, 0)]), 0, "an exception");
+        assert_eq!(idle(&[("*", true, 1), ("*.a.example", true, 0), ("b.example", true, 0)]), 2);
+        assert_eq!(idle(&[("*.a.example", true, 1), ("*.b.a.example", true, 0), ("*.ba.example", true, 0)]), 1);
     }
 }

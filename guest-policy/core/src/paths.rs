@@ -102,12 +102,17 @@ fn plain_form(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Care;
 
     fn rules(allow: &[&str], deny: &[&str]) -> PathRules {
         let spanned =
             |list: &[&str]| -> Vec<_> { list.iter().map(|glob| Spanned::new(0..0, (*glob).to_owned())).collect() };
         let mut problems = Vec::new();
-        let rules = PathRules::compile(&spanned(allow), &spanned(deny), &mut Reporter::new("", "", &mut problems));
+        let rules = PathRules::compile(
+            &spanned(allow),
+            &spanned(deny),
+            &mut Reporter::new("", "", Care::Loading, &mut problems),
+        );
         assert!(problems.is_empty(), "{problems:?}");
         rules
     }

@@ -52,12 +52,34 @@ pub struct TestReport {
 pub(crate) struct Reporter<'a> {
     file: &'a str,
     text: &'a str,
+    care: Care,
     problems: &'a mut Vec<Problem>,
 }
 
+/// How much of what is found in a bundle is a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// What keeps it from being decided by.
+    Loading,
+    /// Also what has no effect: its author meant something by it.
+    Strict,
+}
+
 impl<'a> Reporter<'a> {
-    pub(crate) fn new(file: &'a str, text: &'a str, problems: &'a mut Vec<Problem>) -> Self {
-        Self { file, text, problems }
+    pub(crate) fn new(file: &'a str, text: &'a str, care: Care, problems: &'a mut Vec<Problem>) -> Self {
+        Self { file, text, care, problems }
+    }
+
+    /// The file that is being read.
+    pub(crate) fn file(&self) -> &str {
+        self.file
+    }
+
+    /// Records what has no effect, if anybody cares.
+    pub(crate) fn idle(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        if self.care == Care::Strict {
+            self.at_with_help(span, message, help);
+        }
     }
 
     /// Records a problem at a place of the file.

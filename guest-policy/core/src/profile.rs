@@ -4,11 +4,12 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::bundle::{NAME_HELP, is_name, parse_toml};
-use crate::decision::{Obligations, ProfileInfo};
+use crate::decision::{Obligations, OperationClass, ProfileInfo};
 use crate::network::{NetworkRule, RuleEntry};
-use crate::operation::Operations;
+use crate::operation::{Operation, Operations};
 use crate::paths::PathRules;
 use crate::problem::Reporter;
+use crate::request::TargetKind;
 
 /// A profile, ready to be asked.
 #[derive(Debug)]
@@ -32,8 +33,8 @@ struct File {
     blocked_operations: Vec<Spanned<String>>,
     #[serde(default)]
     grants: Vec<Spanned<String>>,
-    #[serde(default)]
-    task_types: Vec<String>,
+    #[serde(default = "no_texts")]
+    task_types: Spanned<Vec<String>>,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -65,6 +66,7 @@ impl Profile {
     pub(crate) fn read(text: &str, operations: &Operations, report: &mut Reporter<'_>) -> Option<Self> {
         let file = parse_toml::<File>(text, report)?;
         file.check(operations, report);
+        file.tell_idle(operations, report);
         let name = file.name.into_inner();
         let paths = PathRules::compile(&file.paths.allow, &file.paths.deny, report);
         let network = NetworkRule::compile(file.network, Some(&name), report);
@@ -76,7 +78,7 @@ impl Profile {
             allowed_operations: plain(file.allowed_operations),
             blocked_operations: plain(file.blocked_operations),
             grants: plain(file.grants),
-            task_types: file.task_types,
+            task_types: file.task_types.into_inner(),
             paths_allow: plain(file.paths.allow),
             paths_deny: plain(file.paths.deny),
             limits: Obligations {
@@ -119,6 +121,74 @@ impl File {
         self.check_grants(operations, report);
     }
 
+    /// Tells of entries that change nothing. Nobody of this profile is let do more or less for them, whatever their author
+    /// thought.
+    fn tell_idle(&self, operations: &Operations, report: &mut Reporter<'_>) {
+        for list in [&self.allowed_operations, &self.blocked_operations, &self.grants] {
+            for (at, name) in list.iter().enumerate() {
+                if names(list.get(..at).unwrap_or_default(), name.get_ref()) {
+                    report.idle(name.span(), format!("`{}` stands here twice", name.get_ref()), "take one out");
+                }
+            }
+        }
+        let trust = *self.trust.get_ref();
+        if trust == 0 {
+            return;
+        }
+        let limited = !self.allowed_operations.is_empty();
+        let is_within = |name: &str| trust >= operations.get(name).map_or(0, |found| found.info.class.min_trust());
+        for name in self.allowed_operations.iter().filter(|name| operations.get(name.get_ref()).is_some()) {
+            let op = name.get_ref();
+            if names(&self.blocked_operations, op) {
+                report.idle(name.span(), format!("`{op}` is blocked below, and so not allowed here"), "take one out");
+            } else if !is_within(op) && !names(&self.grants, op) {
+                let help = "raise `trust`, or name it under `grants` as well if it is grantable";
+                report.idle(name.span(), format!("`{op}` needs more trust than {trust}, and stays denied"), help);
+            }
+        }
+        for name in self.blocked_operations.iter().filter(|_| limited) {
+            if !names(&self.allowed_operations, name.get_ref()) {
+                let help = "what `allowed_operations` does not name is denied already";
+                report.idle(name.span(), format!("`{}` is not allowed in the first place", name.get_ref()), help);
+            }
+        }
+        for name in self.grants.iter().filter(|name| operations.get(name.get_ref()).is_some()) {
+            let op = name.get_ref();
+            if is_within(op) {
+                report.idle(name.span(), format!("trust {trust} is enough for `{op}`"), "take the grant out");
+            } else if names(&self.blocked_operations, op) || (limited && !names(&self.allowed_operations, op)) {
+                let help = "name it under `allowed_operations`, and not under `blocked_operations`";
+                report.idle(name.span(), format!("`{op}` is granted and yet not allowed"), help);
+            }
+        }
+        self.tell_idle_rules(operations, report);
+    }
+
+    /// Tells of rules about targets that the profile's agents may do nothing with.
+    fn tell_idle_rules(&self, operations: &Operations, report: &mut Reporter<'_>) {
+        let may = |operation: &Operation| {
+            let name = &operation.info.name;
+            (*self.trust.get_ref() >= operation.info.class.min_trust() || names(&self.grants, name))
+                && !names(&self.blocked_operations, name)
+                && (self.allowed_operations.is_empty() || names(&self.allowed_operations, name))
+        };
+        let any = |wanted: &dyn Fn(&Operation) -> bool| operations.iter().any(|found| may(found) && wanted(found));
+        let on = |kinds: &[TargetKind]| any(&|found| kinds.contains(&found.info.target));
+        let help = "take it out, or allow an operation that it is about";
+        let paths = self.paths.allow.first().or(self.paths.deny.first());
+        if let Some(glob) = paths.filter(|_| !on(&[TargetKind::LockKey, TargetKind::File])) {
+            report.idle(glob.span(), "the profile may do nothing to a path, whatever it is", help);
+        }
+        if let Some(rule) = self.network.first().filter(|_| !on(&[TargetKind::Domain])) {
+            report.idle(rule.span(), "the profile may not connect to any name", help);
+        }
+        let changes_tasks =
+            any(&|found| found.info.target == TargetKind::Task && found.info.class == OperationClass::Write);
+        if !self.task_types.get_ref().is_empty() && !changes_tasks {
+            report.idle(self.task_types.span(), "the profile may change no task, of whatever type", help);
+        }
+    }
+
     fn check_grants(&self, operations: &Operations, report: &mut Reporter<'_>) {
         for name in &self.grants {
             if operations.get(name.get_ref()).is_some_and(|operation| !operation.grantable) {
@@ -130,6 +200,14 @@ impl File {
             }
         }
     }
+}
+
+fn names(list: &[Spanned<String>], name: &str) -> bool {
+    list.iter().any(|known| known.get_ref() == name)
+}
+
+fn no_texts() -> Spanned<Vec<String>> {
+    Spanned::new(0..0, Vec::new())
 }
 
 fn plain(list: Vec<Spanned<String>>) -> Vec<String> {

@@ -25,6 +25,15 @@ pub(crate) struct About {
 pub(crate) struct Policies {
     pub(crate) list: Vec<Policy>,
     pub(crate) about: BTreeMap<String, About>,
+    pub(crate) places: Vec<Place>,
+}
+
+/// Where a policy is written.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) id: String,
+    pub(crate) file: String,
+    pub(crate) offset: usize,
 }
 
 /// Reads the schema.
@@ -69,9 +78,22 @@ impl Policies {
             let offset = starts.get(at).copied().unwrap_or_default();
             self.add(policy, offset, report);
         }
-        let result = schema.validate(&set, ValidationMode::Strict);
+        // Under their own names, which what is wrong with them will name.
+        let named: Vec<_> = set
+            .policies()
+            .map(|policy| match filled(policy, "id") {
+                Some(id) => policy.new_id(PolicyId::new(id)),
+                None => policy.clone(),
+            })
+            .collect();
+        let result = schema.validate(&PolicySet::from_policies(named).unwrap_or(set), ValidationMode::Strict);
         for error in result.validation_errors().take(MAX_PROBLEMS) {
             report_diagnostic(error, report);
+        }
+        for warning in result.validation_warnings().take(MAX_PROBLEMS) {
+            let offset = warning.labels().and_then(|mut labels| labels.next()).map_or(0, |label| label.offset());
+            let help = warning.help().map_or_else(|| "say what it is meant to".to_owned(), |help| help.to_string());
+            report.idle(offset..offset, warning.to_string(), help);
         }
     }
 
@@ -90,6 +112,7 @@ impl Policies {
         }
         let forbids = policy.effect() == CedarEffect::Forbid;
         let remedy = filled(policy, "remedy").map(str::to_owned);
+        self.places.push(Place { id: id.to_owned(), file: report.file().to_owned(), offset });
         self.about.insert(id.to_owned(), About { reason: reason.to_owned(), remedy, forbids });
         self.list.push(policy.new_id(PolicyId::new(id)));
     }

@@ -15,12 +15,12 @@ use cedar_policy::{
 };
 
 use self::index::Indexed;
-use self::load::{About, Policies};
+use self::load::{About, Place, Policies};
 use crate::compare::CedarScope;
 use crate::decide::Facts;
 use crate::decision::{Effect, PolicyInfo};
 use crate::operation::Operations;
-use crate::problem::{Problem, Reporter, missing};
+use crate::problem::{Care, Problem, Reporter, missing};
 use crate::profile::Profile;
 use crate::request::Target;
 
@@ -55,17 +55,24 @@ impl CedarEngine {
         files: &[(&str, &str)],
         operations: &Operations,
         profiles: &BTreeMap<String, Profile>,
+        care: Care,
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
-        let mut report = Reporter::new(SCHEMA_FILE, schema_text, problems);
+        let mut report = Reporter::new(SCHEMA_FILE, schema_text, care, problems);
         let schema = load::read_schema(schema_text, &mut report)?;
         check_actions(&schema, operations, &mut report);
         let validator = Validator::new(schema.clone());
         let mut policies = Policies::default();
         for (path, text) in files {
-            policies.read(text, &validator, &mut Reporter::new(path, text, problems));
+            policies.read(text, &validator, &mut Reporter::new(path, text, care, problems));
         }
+        let places = std::mem::take(&mut policies.places);
         let engine = Self::index(validator, policies, operations, profiles);
+        if let Ok(engine) = &engine {
+            for (path, text) in files {
+                engine.tell_idle(&places, path, &mut Reporter::new(path, text, care, problems));
+            }
+        }
         let engine = engine.and_then(|engine| {
             engine.check_vocabulary(&schema, operations, profiles)?;
             Ok(engine)
@@ -98,6 +105,21 @@ impl CedarEngine {
             agent_type: index::type_name("AgentType")?,
             validator,
         })
+    }
+
+    /// Tells of the policies of a file that no operation's requests can meet.
+    fn tell_idle(&self, places: &[Place], file: &str, report: &mut Reporter<'_>) {
+        let meets = |id: &str| {
+            let named = |policy: &cedar_policy::Policy| AsRef::<str>::as_ref(policy.id()) == id;
+            self.operations.iter().any(|indexed| indexed.policies.policies().any(named))
+        };
+        for place in places.iter().filter(|place| place.file == file && !meets(&place.id)) {
+            report.idle(
+                place.offset..place.offset,
+                format!("policy `{}` can never match: no operation has its action and its type of resource", place.id),
+                "see operations.toml for what each operation acts on",
+            );
+        }
     }
 
     /// Builds a request about every operation and checks it against the schema,
@@ -146,7 +168,7 @@ impl CedarEngine {
     /// Checks a text of policies against the schema of the bundle.
     pub(crate) fn validate(&self, text: &str) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let mut report = Reporter::new("", text, &mut problems);
+        let mut report = Reporter::new("", text, Care::Loading, &mut problems);
         Policies::default().read(text, &self.validator, &mut report);
         problems
     }

@@ -10,3 +10,4 @@ mod nesting;
 mod requests;
 mod speed;
 mod spellings;
+mod strict;
