@@ -1,14 +1,82 @@
-//! What an author names on a command line: a bundle.
+//! Where a policy comes from: a folder of text, a component file, or the program itself.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use policy_core::{BundleFile, Policy};
+use super::{core_files, problem};
+use crate::engine::types::BundleFile;
+use crate::engine::{EngineError, default_bundle, read_bundle, source_of};
 
-use crate::engine::types::Problem;
-use crate::engine::{EngineError, default_bundle, read_bundle};
+/// Largest component file that is read.
+const FILE_BYTES_MAX: u64 = 128 << 20;
 
-/// The argument that means the bundle which the program carries.
-pub const DEFAULT: &str = "default";
+/// A policy, by where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The bundle that the program carries.
+    Default,
+    /// A folder that holds a bundle.
+    Folder(PathBuf),
+    /// A file that holds a component.
+    File(PathBuf),
+}
+
+/// A policy, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Policy {
+    /// The text of a bundle.
+    Bundle(Vec<BundleFile>),
+    /// A component.
+    Component(Arc<[u8]>),
+}
+
+impl Source {
+    /// The policy that somebody names: `default`, a folder or a file.
+    #[must_use]
+    pub fn named(name: &Path) -> Self {
+        match name.to_str() {
+            Some("default") => Self::Default,
+            _ if name.is_dir() => Self::Folder(name.to_owned()),
+            _ => Self::File(name.to_owned()),
+        }
+    }
+
+    /// The folder, where it is one: what places in its files are told relative to.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(path) => Some(path),
+            Self::Default | Self::File(_) => None,
+        }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unreadable`] when it is not there, or larger than any policy is.
+    pub fn read(&self) -> Result<Policy, EngineError> {
+        match self {
+            Self::Default => Ok(Policy::Bundle(default_bundle())),
+            Self::Folder(path) => read_bundle(path).map(Policy::Bundle),
+            Self::File(path) => read_file(path).map(|bytes| Policy::Component(bytes.into())),
+        }
+    }
+}
+
+impl Policy {
+    /// The text of its bundle: of a component, what it says that it was made of. None where it says nothing.
+    ///
+    /// # Errors
+    /// When the bytes are no component, or what they say is no bundle.
+    pub fn files(&self) -> Result<Option<Vec<BundleFile>>, EngineError> {
+        match self {
+            Self::Bundle(files) => Ok(Some(files.clone())),
+            Self::Component(bytes) => source_of(bytes),
+        }
+    }
+}
 
 /// A bundle that was read and holds together.
 #[derive(Debug)]
@@ -16,16 +84,18 @@ pub struct Bundle {
     /// As it was named.
     pub name: String,
     pub(super) files: Vec<BundleFile>,
-    pub(super) policy: Policy,
+    pub(super) policy: policy_core::Policy,
 }
 
 impl Bundle {
-    /// Reads and loads what an argument names.
+    /// Reads and loads the text of the policy that somebody names.
     ///
     /// # Errors
-    /// When it cannot be read, or has problems.
-    pub fn named(argument: &Path) -> Result<Self, EngineError> {
-        Self::load(argument.display().to_string(), files(argument)?)
+    /// When it cannot be read, has problems, or is a component that does not say what it was made of.
+    pub fn named(name: &Path) -> Result<Self, EngineError> {
+        let files = Source::named(name).read()?.files()?;
+        let files = files.ok_or_else(|| EngineError::Source("it carries none".to_owned()))?;
+        Self::load(name.display().to_string(), files)
     }
 
     /// Loads files that were read already.
@@ -33,25 +103,18 @@ impl Bundle {
     /// # Errors
     /// All that is wrong with the bundle.
     pub fn load(name: String, files: Vec<BundleFile>) -> Result<Self, EngineError> {
-        let policy =
-            Policy::load(&files).map_err(|problems| EngineError::Bundle(problems.into_iter().map(told).collect()))?;
+        let policy = policy_core::Policy::load(&core_files(&files));
+        let policy = policy.map_err(|found| EngineError::Bundle(found.into_iter().map(problem).collect()))?;
         Ok(Self { name, files, policy })
     }
+}
 
-    /// The folder that problems are to be looked for in; none where the program carries the bundle.
-    #[must_use]
-    pub fn folder(argument: &Path) -> Option<PathBuf> {
-        (argument != Path::new(DEFAULT)).then(|| argument.to_owned())
+fn read_file(path: &Path) -> Result<Vec<u8>, EngineError> {
+    let unreadable = |source| EngineError::Unreadable { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
+        return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "a component file has at most 128 MiB")));
     }
-}
-
-/// The files of a bundle: those that the program carries, or those of a folder. Other ways to keep one are told apart here.
-fn files(argument: &Path) -> Result<Vec<BundleFile>, EngineError> {
-    let files = if argument == Path::new(DEFAULT) { default_bundle() } else { read_bundle(argument)? };
-    Ok(files.into_iter().map(|file| BundleFile { path: file.path, text: file.text }).collect())
-}
-
-fn told(problem: policy_core::Problem) -> Problem {
-    let policy_core::Problem { file, line, column, message, help } = problem;
-    Problem { file, line, column, message, help }
+    Ok(bytes)
 }

@@ -46,6 +46,9 @@ pub enum EngineError {
     /// The component carries no bundle, or refuses to say which.
     #[error("the component does not describe itself: {0}")]
     Undescribed(String),
+    /// What a component carries as its source is no bundle.
+    #[error("the component's section with its bundle is damaged: {0}")]
+    Source(String),
     /// The bundle has problems.
     #[error("the bundle has {} problem(s); first: {}", .0.len(), first_problem(.0))]
     Bundle(Vec<Problem>),
@@ -88,6 +91,7 @@ impl EngineError {
             Self::NotAComponent(_) => "not_a_component",
             Self::WrongWorld(_) => "wrong_world",
             Self::Undescribed(_) => "undescribed",
+            Self::Source(_) => "source",
             Self::Bundle(_) => "bundle",
             Self::Unreadable { .. } => "unreadable",
             Self::Cache { .. } => "cache",

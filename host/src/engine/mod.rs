@@ -14,8 +14,10 @@ mod component;
 mod convert;
 mod digest;
 mod error;
+mod rehearsal;
 mod runtime;
 mod snapshot;
+mod source;
 pub mod types;
 
 use std::path::Path;
@@ -28,6 +30,8 @@ pub use cage::{Cage, Isolation};
 pub use component::{Decided, PolicyComponent};
 pub use digest::digest_of;
 pub use error::EngineError;
+pub use rehearsal::Rehearsal;
+pub use source::source_of;
 
 use cache::{Cache, Kind};
 use digest::Key;
@@ -41,7 +45,7 @@ static ENGINE_COMPONENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/polic
 static ENGINE_DIGEST: LazyLock<String> = LazyLock::new(|| digest_of(ENGINE_COMPONENT));
 
 /// Counts how snapshots are made; raised when the same input gives other bytes.
-const SNAPSHOT_FORMAT: &[u8] = b"1";
+const SNAPSHOT_FORMAT: &[u8] = b"2";
 /// Largest component that is looked at.
 const COMPONENT_BYTES_MAX: usize = 128 << 20;
 
@@ -83,7 +87,7 @@ impl Engine {
         self.prepare(snapshot.into(), progress)
     }
 
-    /// Makes a component of a bundle: its bytes, the same for the same files.
+    /// Makes a component of a bundle: its bytes, the same for the same files. The files are in them, for [`source_of`].
     ///
     /// # Errors
     /// [`EngineError::Bundle`] when the bundle has problems.
@@ -93,8 +97,17 @@ impl Engine {
         let key = snapshot_key(&files, memory_bytes_max);
         self.cache.get_or_make(Kind::Snapshot, &key, || {
             progress(Stage::Loading);
-            snapshot::take(ENGINE_COMPONENT, &files, memory_bytes_max)
+            source::with_source(snapshot::take(ENGINE_COMPONENT, &files, memory_bytes_max)?, &files)
         })
+    }
+
+    /// Loads a bundle to be tried by its author, without making a component of it.
+    ///
+    /// # Errors
+    /// [`EngineError::Bundle`] when the bundle has problems.
+    pub fn rehearse(&self, files: &[BundleFile], progress: &dyn Fn(Stage)) -> Result<Rehearsal, EngineError> {
+        let component = self.compiled(ENGINE_COMPONENT, &ENGINE_DIGEST, progress)?;
+        Rehearsal::new(Arc::clone(&self.runtime), &component, &sorted(files))
     }
 
     /// Prepares a component that somebody made.

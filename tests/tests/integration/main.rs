@@ -9,6 +9,7 @@
 
 mod attacks;
 mod audit;
+mod authoring;
 mod cage;
 mod catalogue;
 mod cleanup;

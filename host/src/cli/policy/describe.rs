@@ -1,4 +1,4 @@
-//! `portreeve policy describe`: what a policy bundle says of itself.
+//! `portreeve policy describe`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,32 +6,34 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::check::load;
+use super::{Cache, component};
+use crate::authoring::source::Source;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, Tone};
+use crate::engine::PolicyComponent;
+use crate::engine::source_of;
 use crate::engine::types::{Manifest, ProfileInfo};
-use crate::engine::{Cage, PolicyComponent};
 use crate::store::audit::name_of;
 
-/// Show a bundle's profiles, operations, guardrails and network rules
+/// Show a policy's profiles, operations, guardrails and network rules
 ///
-/// Loads the bundle as `serve` would, so every problem in it is told.
+/// Loads it as `serve` would, so every problem in it is told.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  portreeve policy describe\n  portreeve policy describe --policies ./policies --json"
+    after_help = "Examples:\n  portreeve policy describe\n  portreeve policy describe ./policies\n  portreeve policy describe policy.wasm --json"
 )]
 pub(super) struct Describe {
-    /// A policy bundle, instead of the one that the program carries
-    #[arg(long, value_name = "DIR")]
-    policies: Option<PathBuf>,
-    /// Where compiled policies are kept [env: PORTREEVE_CACHE] [default: ~/.cache/portreeve]
-    #[arg(long, value_name = "DIR")]
-    cache: Option<PathBuf>,
+    /// The folder of the policy, or a component file
+    #[arg(value_name = "POLICY", default_value = "default")]
+    policy: PathBuf,
+    #[command(flatten)]
+    cache: Cache,
 }
 
 impl Describe {
     pub(super) fn run(self, output: &Output) -> Result<ExitCode, CliError> {
-        let component = load(self.policies.as_deref(), self.cache, Cage::default(), output)?;
+        let engine = self.cache.engine()?;
+        let component = tokio::task::block_in_place(|| component(&engine, &Source::named(&self.policy), output))?;
         print(&component, output)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -40,12 +42,19 @@ impl Describe {
 fn print(component: &PolicyComponent, output: &Output) -> Result<(), CliError> {
     let manifest = component.manifest();
     if output.json {
-        return output.json(&json!({"component": component.digest(), "manifest": manifest}));
+        let text = source_of(component.bytes()).ok().flatten();
+        let files = text.map(|files| files.into_iter().map(|file| file.path).collect::<Vec<_>>());
+        return output.json(&json!({"component": component.digest(), "manifest": manifest, "files": files}));
     }
     output.line(format_args!("bundle     {} {}", manifest.name, manifest.version))?;
     output.line(format_args!("engine     {}", name_of(&manifest.engine)))?;
     output.line(format_args!("component  {}", component.digest()))?;
     output.line(format_args!("files      {}", manifest.bundle_digest))?;
+    let text = match source_of(component.bytes()).ok().flatten() {
+        Some(files) => format!("{} files; portreeve policy extract FILE DIR", files.len()),
+        None => "none: a component of somebody's own making".to_owned(),
+    };
+    output.line(format_args!("its text   {text}"))?;
     output.line(format_args!("own tests  {} case(s)", manifest.test_cases))?;
     print_profiles(manifest, output)?;
     print_operations(manifest, output)?;

@@ -13,11 +13,11 @@ use crate::authoring::diff::{
     self, Change, DiffError, Direction, Environment, Matrix, Only, Report, Section, Side, Verdict, Witness,
 };
 use crate::authoring::solver::{self, Solver};
-use crate::authoring::source::Bundle;
+use crate::authoring::source::{Bundle, Source};
 use crate::cli::error::CliError;
+use crate::cli::folders;
 use crate::cli::output::{Output, Tone, tame};
 use crate::cli::progress::Proving;
-use crate::cli::{failure, folders};
 use crate::store::audit::name_of;
 
 /// The second bundle is wider, or nobody can tell.
@@ -25,7 +25,7 @@ const EXIT_NOT_NARROWER: u8 = 3;
 
 /// Compare two policy bundles: is the second one wider?
 ///
-/// A and B are folders with a bundle, or `default` for the one that the program carries. Profiles, operations, guardrails and
+/// A and B are folders with a bundle, files that were built of one, or `default` for the one that the program carries. Profiles, operations, guardrails and
 /// network rules are compared item by item, the decisions of the authorization matrix cell by cell, and the Cedar policies by
 /// proof, for every request there can be: where B allows more, such a request is shown. What cannot be proven counts as wider.
 /// The proof needs a solver: portreeve policy solver install.
@@ -34,10 +34,10 @@ const EXIT_NOT_NARROWER: u8 = 3;
     after_help = "Examples:\n  portreeve policy diff default ./policies\n  portreeve policy diff ./policies.old ./policies --json\n\nExit codes:\n  0  B allows what A allows, or less\n  1  error: no solver, a bundle with problems; nothing is known\n  2  the command line is not understood\n  3  B is wider, incomparable, or it is not proven that it is not"
 )]
 pub(super) struct Diff {
-    /// The bundle to compare with: a folder, or `default`
+    /// The policy to compare with: a folder, a component file, or `default`
     #[arg(value_name = "A")]
     a: PathBuf,
-    /// The bundle that is to replace it
+    /// The policy that is to replace it
     #[arg(value_name = "B")]
     b: PathBuf,
     /// Seconds that the solver may take for one question
@@ -68,7 +68,7 @@ impl Diff {
 }
 
 fn named(argument: &Path) -> Result<Bundle, CliError> {
-    Bundle::named(argument).map_err(|error| failure::engine(&error, Bundle::folder(argument).as_deref()))
+    Bundle::named(argument).map_err(|error| super::explain(&error, &Source::named(argument)))
 }
 
 fn failed(error: &DiffError) -> CliError {

@@ -1,0 +1,98 @@
+//! `portreeve policy build`.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Cache, bundle, explain};
+use crate::authoring::source::Source;
+use crate::authoring::testing;
+use crate::cli::error::CliError;
+use crate::cli::output::{Output, Tone};
+use crate::cli::progress::Progress;
+use crate::engine::{EngineError, digest_of};
+
+/// Build the one file that decides: a component with the policy in it
+///
+/// Loads the policy inside the component that the program carries and keeps its memory, so that each instance starts with
+/// everything parsed. The same text and the same program give the same bytes. The file carries the text that it was made of;
+/// see `describe` and `extract`. A policy that fails its own tests is not built.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  portreeve policy build ./policies -o policy.wasm")]
+pub(super) struct Build {
+    /// The folder of the policy, or `default`
+    #[arg(value_name = "DIR")]
+    policy: PathBuf,
+    /// The file to write
+    #[arg(short, long = "out", value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    cache: Cache,
+}
+
+impl Build {
+    pub(super) fn run(self, output: &Output) -> Result<ExitCode, CliError> {
+        let (source, started) = (Source::named(&self.policy), Instant::now());
+        let files = bundle(&source)?;
+        let engine = self.cache.engine()?;
+        let built = {
+            let progress = Progress::new(output);
+            let show = |stage| progress.show(stage);
+            tokio::task::block_in_place(|| {
+                let bytes = engine.build_bundle(&files, &show)?;
+                // Compiled here, where it takes nobody's time but the author's, and tried as it will decide.
+                let component = engine.load_component(bytes.clone(), &show)?;
+                let run = testing::run_built(&component, &files)?;
+                Ok::<_, EngineError>((bytes, component, run))
+            })
+        };
+        let (bytes, component, run) = built.map_err(|error| explain(&error, &source))?;
+        if !run.passed() {
+            return Err(CliError::new(
+                "the policy does not decide as its own tests say; nothing was written",
+                format!("look at what differs: portreeve policy test {}", self.policy.display()),
+            ));
+        }
+        write(&self.out, &bytes)?;
+        let manifest = component.manifest();
+        if output.json {
+            output.json(&json!({
+                "file": self.out, "component": digest_of(&bytes), "bytes": bytes.len(), "manifest": manifest,
+            }))?;
+        } else {
+            output.line(format_args!("{}  {} {}", self.out.display(), manifest.name, manifest.version))?;
+            output.line(format_args!("component  {}", output.paint(Tone::Good, component.digest())))?;
+            let seconds = started.elapsed().as_secs_f64();
+            output.line(format_args!(
+                "{} bytes in {seconds:.1} s; {} cases as promised",
+                bytes.len(),
+                run.cases.len()
+            ))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Writes a file whole or not at all.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written = tempfile::Builder::new().permissions(readable()).tempfile_in(folder).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)
+    });
+    let failed =
+        |error| CliError::new(format!("cannot write `{}`: {error}", path.display()), "choose another file: -o FILE");
+    written.map(|_| ()).map_err(failed)
+}
+
+/// A component is no secret.
+fn readable() -> fs::Permissions {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::Permissions::from_mode(0o644)
+}
