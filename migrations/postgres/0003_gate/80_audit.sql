@@ -54,9 +54,11 @@ BEGIN
     RETURN true;
 END $$;
 
--- Settled rows that have no number yet, in their order, with the numbers that are theirs.
+-- Settled rows that have no number yet, in their order, with the numbers that are theirs. This and what numbers them are
+-- planned for each call, which is rare: a plan that was kept from when the log was small reads all of it when it is large.
 CREATE FUNCTION audit_unnumbered(most bigint) RETURNS TABLE (seq bigint, id uuid)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp
+SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     ws      CONSTANT text := current_workspace();
     horizon bigint;
@@ -81,7 +83,8 @@ END $$;
 
 -- Numbers rows from `first` on, as `audit_unnumbered` listed them in the same turn. False when that was another turn.
 CREATE FUNCTION audit_number(first bigint, ids uuid[], leaf_hashes bytea[]) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp
+SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     ws       CONSTANT text := current_workspace();
     horizon  bigint;
