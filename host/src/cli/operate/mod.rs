@@ -49,6 +49,10 @@ struct Repeat {
 
 /// Noun and verb of an entry: `lock_force_release` is `lock force-release`.
 fn words_of(entry: &Entry) -> (&'static str, String) {
+    if entry.name == "policy_check" {
+        // `policy check` is the author's, about a policy's text; this asks the policy in force.
+        return ("policy", "ask".to_owned());
+    }
     let (noun, verb) = entry.name.split_once('_').unwrap_or((entry.name, "run"));
     (noun, verb.replace('_', "-"))
 }
