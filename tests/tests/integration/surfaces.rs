@@ -156,7 +156,9 @@ fn words(entry: &Entry, input: &Value) -> Vec<String> {
         });
         return filled.collect();
     }
-    let (noun, verb) = entry.name.split_once('_').unwrap();
+    // `policy check` is about a policy's text; the policy in force is asked.
+    let name = if entry.name == "policy_check" { "policy_ask" } else { entry.name };
+    let (noun, verb) = name.split_once('_').unwrap();
     let mut words = vec![noun.to_owned(), verb.replace('_', "-")];
     for field in entry.input {
         let Some(value) = input.get(field.name) else { continue };

@@ -109,8 +109,8 @@ fn what_no_request_is_makes_no_difference() {
     let said = bundle(&[
         (
             "cedar/resources.cedar",
-            "forbid (principal is Agent, action, resource is File)\nwhen { resource.path_rule == \"not_allowed\" };",
-            "forbid (principal is Agent, action, resource is File)\n\
+            "    resource is File\n)\nwhen { resource.path_rule == \"not_allowed\" };",
+            "    resource is File\n)\n\
              unless { resource.path_rule == \"allowed\" || resource.path_rule == \"denied\" };",
         ),
         ("cedar/access.cedar", "when { principal.trust_level >= 4 }", "when { principal.trust_level == 4 }"),
