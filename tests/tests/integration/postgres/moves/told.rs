@@ -208,7 +208,7 @@ async fn a_bar_is_drawn_on_a_terminal_and_only_there() {
     let shown = (shown.status.code(), String::from_utf8_lossy(&shown.stdout).into_owned());
     assert_eq!(shown.0, Some(0), "{shown:?}");
     // A step that is over before the bar is drawn again is not seen.
-    for part in ["copying the audit log", "█", " rows, ", "/s", " left"] {
+    for part in ["copying the audit log", "█", "/3,0", " rows, ", "/s", " left"] {
         assert!(shown.1.contains(part), "{part}: {}", shown.1);
     }
     let dir = long(600).await;
