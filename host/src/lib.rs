@@ -18,5 +18,6 @@ pub mod error;
 pub mod gate;
 pub mod http;
 pub mod mcp;
+pub mod replay;
 pub mod store;
 pub mod telemetry;

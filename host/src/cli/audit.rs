@@ -94,7 +94,7 @@ struct Query {
 struct Verify {}
 
 /// A time as people write it: a point, or how long ago.
-fn parse_time(text: &str) -> Result<Time, String> {
+pub(super) fn parse_time(text: &str) -> Result<Time, String> {
     let wrong =
         || format!("`{text}` is neither RFC 3339 with an offset (2026-01-31T12:00:00Z) nor an age (30s, 15m, 2h, 7d)");
     let units = [('s', 1_i64), ('m', 60), ('h', 3600), ('d', 86_400)];

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::Output;
 use crate::engine::Stage;
+use crate::replay;
 use crate::store::Step;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -133,6 +134,31 @@ impl<'a> Proving<'a> {
 impl Drop for Proving<'_> {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Shows how far a replay of the log is, on a terminal, until it is dropped.
+pub(super) struct Replaying(Option<ProgressBar>);
+
+impl Replaying {
+    pub(super) fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| ProgressBar::new(0).with_style(style(1)));
+        Self(bar.map(|bar| bar.with_message("asking again")))
+    }
+
+    pub(super) fn show(&self, progress: replay::Progress) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(progress.of);
+            bar.set_position(progress.done);
+        }
+    }
+}
+
+impl Drop for Replaying {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
     }

@@ -31,6 +31,7 @@ mod no_effect;
 mod openapi;
 mod policy_diff;
 mod postgres;
+mod replay;
 mod revoke;
 mod rules;
 mod samples;

@@ -7,6 +7,7 @@ mod diff;
 mod extract;
 mod format;
 mod new;
+mod replay;
 mod solver;
 mod test;
 
@@ -48,6 +49,7 @@ enum Action {
     Diff(diff::Diff),
     Describe(describe::Describe),
     Extract(extract::Extract),
+    Replay(replay::Replay),
     Solver(solver::Solver),
 }
 
@@ -63,6 +65,7 @@ impl Policy {
             Action::Diff(diff) => diff.run(output).await,
             Action::Describe(describe) => describe.run(output),
             Action::Extract(extract) => extract.run(output),
+            Action::Replay(replay) => replay.run(output).await,
             Action::Solver(solver) => solver.run(output).await,
         }
     }
