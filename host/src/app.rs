@@ -17,10 +17,11 @@ use crate::command::tasks::TaskExpire;
 use crate::command::tasks::claim::{Kept, Reservations};
 use crate::command::{action::Action, action::Wakes, agents::AgentKeyCreate};
 use crate::engine::types::BundleFile;
-use crate::engine::{Cage, Engine, Stage};
+use crate::engine::{Cage, Engine, EngineError, Stage};
 use crate::error::{Error, Result};
-use crate::gate::{Circumstances, Gate, Policy, StartError};
+use crate::gate::{Circumstances, Gate, Policy, StartError, Wanted};
 use crate::store::{Committed, Location, Store, StoreError, postgres};
+use crate::vetting::{Gates, Vetting, check_operations};
 
 /// Name of the first agent of a new store.
 pub const ADMIN: &str = "admin";
@@ -32,7 +33,7 @@ const EXPIRY_PERIOD: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a service is opened with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     /// The data folder: admin key, cache, and the database where no other is named.
     pub data: PathBuf,
@@ -42,8 +43,10 @@ pub struct Options {
     pub new_admin_key: bool,
     /// Where compiled components are kept; none for `DATA/cache`.
     pub cache: Option<PathBuf>,
-    /// The policy bundle.
-    pub bundle: Vec<BundleFile>,
+    /// The policy to start with.
+    pub wanted: Wanted,
+    /// What is asked of a component before it is put in force.
+    pub gates: Gates,
     /// Limits on the component.
     pub cage: Cage,
     /// The time.
@@ -67,9 +70,6 @@ pub enum OpenError {
     /// There is no usable policy.
     #[error(transparent)]
     Policy(#[from] StartError),
-    /// The component lacks operations of the catalogue.
-    #[error("the policy does not know the operation(s) {0}, which the service needs")]
-    Operations(String),
     /// The first agent could not be made.
     #[error("cannot make the admin's key: {0}")]
     Bootstrap(Error),
@@ -79,6 +79,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct App {
     gate: Gate,
+    vetting: Arc<Vetting>,
     data: PathBuf,
     admin_key_is_new: bool,
     reservations: Arc<Reservations>,
@@ -94,23 +95,22 @@ impl App {
     pub async fn open(options: Options, progress: &(dyn Fn(Stage) + Sync)) -> Result<Arc<Self>, OpenError> {
         private_folder(&options.data)?;
         let (store, engine) = open_parts(&options).await?;
+        let gates = options.gates;
         if let Some(database) = &options.database {
             let path = database_file(&options.data);
             write_private(&path, database.url()).map_err(|source| OpenError::Folder { path, source })?;
         }
-        let wanted = tokio::task::block_in_place(|| engine.load_bundle(&options.bundle, progress));
-        let wanted = wanted.map_err(StartError::from)?;
-        let policy = Policy::start(engine, wanted, &store, &options.clock, progress).await?;
-        check_operations(&policy)?;
+        let policy = Policy::start(engine, &options.wanted, &store, &options.clock, progress).await?;
         let gate = Gate::new(store, policy, options.clock);
-        let mut app = Self::new(gate, options.data);
+        let mut app = Self::new(gate, gates, options.data);
         app.admin_key_is_new = app.ensure_admin(options.new_admin_key).await?;
         Ok(Arc::new(app))
     }
 
-    fn new(gate: Gate, data: PathBuf) -> Self {
+    fn new(gate: Gate, gates: Gates, data: PathBuf) -> Self {
         let (reservations, kept, stopping) = (Arc::default(), Kept::default(), watch::Sender::new(false));
-        Self { gate, data, admin_key_is_new: false, reservations, kept, stopping }
+        let vetting = Arc::new(Vetting::new(Arc::clone(gate.policy()), gates));
+        Self { gate, vetting, data, admin_key_is_new: false, reservations, kept, stopping }
     }
 
     /// Opens the service on a data folder that is there, under the policy that is in force on it; the options' bundle
@@ -121,9 +121,37 @@ impl App {
     pub async fn attach(options: Options, progress: &(dyn Fn(Stage) + Sync)) -> Result<Arc<Self>, OpenError> {
         let (store, engine) = open_parts(&options).await?;
         let policy = Policy::resume(engine, &store, progress).await?;
-        check_operations(&policy)?;
+        check_operations(&policy.active().component).map_err(StartError::from)?;
         let gate = Gate::new(store, policy, options.clock);
-        Ok(Arc::new(Self::new(gate, options.data)))
+        Ok(Arc::new(Self::new(gate, options.gates, options.data)))
+    }
+
+    pub(crate) const fn vetting(&self) -> &Arc<Vetting> {
+        &self.vetting
+    }
+
+    /// Follows at once what a change of policy here came to. When that fails, the next request does it, or the background.
+    pub(crate) async fn follow_policy(&self) {
+        if let Err(error) = self.gate.policy().keep_up(self.gate.store(), self.gate.clock()).await {
+            tracing::warn!(error = %error, "the policy in the store could not be followed yet");
+        }
+    }
+
+    /// Puts the policy of a folder in force, as the service itself and past the gates: for somebody who writes it.
+    ///
+    /// # Errors
+    /// When it has problems, or is not fit to decide.
+    pub async fn put_in_force(&self, files: Vec<BundleFile>) -> Result<String, StartError> {
+        let policy = Arc::clone(self.gate.policy());
+        let build = move || policy.engine().load_bundle(&files, &|_| {});
+        let built = tokio::task::spawn_blocking(build).await;
+        let component = built.map_err(|error| EngineError::Trap(error.to_string()))??;
+        let policy = self.gate.policy();
+        if policy.active().component.digest() != component.digest() {
+            let why = json!({"watched": true});
+            policy.put_in_force(&component, &why, self.gate.store(), self.gate.clock()).await?;
+        }
+        Ok(component.digest().to_owned())
     }
 
     /// The gate.
@@ -231,6 +259,7 @@ impl App {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
+                app.follow_policy().await;
                 match app.expire_tasks().await {
                     // The store told the log of that one, once.
                     Ok(()) | Err(Error::StoreMoves { .. }) => {}
@@ -336,21 +365,6 @@ pub(crate) struct ProfileHint {
 
 fn read<A: Action>(value: &Value) -> Result<Input> {
     Input::read(A::INPUT, value.as_object().unwrap_or(&Map::new()), Place::Body)
-}
-
-/// The service and its policy must speak of the same operations.
-fn check_operations(policy: &Policy) -> Result<(), OpenError> {
-    let active = policy.active();
-    let known = &active.component.manifest().operations;
-    let mut missing: Vec<&str> = crate::command::catalogue::CATALOGUE
-        .iter()
-        .map(|entry| entry.operation)
-        .chain([TaskExpire::OPERATION])
-        .filter(|operation| !known.iter().any(|info| info.name == *operation))
-        .collect();
-    missing.sort_unstable();
-    missing.dedup();
-    if missing.is_empty() { Ok(()) } else { Err(OpenError::Operations(missing.join(", "))) }
 }
 
 /// Makes the folder with access for its owner only.

@@ -18,6 +18,8 @@ use crate::error::{Error, FieldProblem, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than any wait that a request may ask for.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// The same where something is compiled, proven or replayed first.
+const LONG_REQUEST_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Everything but RFC 3986's unreserved characters.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -202,6 +204,9 @@ async fn over_http(
         return Ok(Answer::refusal(&error));
     }
     let mut sent = request_of(http, base, entry, request.input).bearer_auth(key);
+    if entry.takes_long {
+        sent = sent.timeout(LONG_REQUEST_TIMEOUT);
+    }
     if !request.request_id.is_empty() {
         sent = sent.header("x-request-id", request.request_id);
     }

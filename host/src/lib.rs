@@ -19,5 +19,7 @@ pub mod gate;
 pub mod http;
 pub mod mcp;
 pub mod replay;
+pub mod signature;
 pub mod store;
 pub mod telemetry;
+pub mod vetting;

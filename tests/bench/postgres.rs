@@ -27,9 +27,11 @@ use std::time::{Duration, Instant};
 use portreeve::app::{App, Options};
 use portreeve::clock::SystemClock;
 use portreeve::command::catalogue;
-use portreeve::engine::{Cage, default_bundle};
+use portreeve::engine::Cage;
+use portreeve::gate::Wanted;
 use portreeve::http::serve;
 use portreeve::store::postgres::{Options as Database, migrate};
+use portreeve::vetting::Gates;
 use serde_json::{Value, json};
 use sqlx::Connection;
 
@@ -247,7 +249,8 @@ async fn open(data: &Path, database: &str, connections: usize) -> Arc<App> {
         database: Some(database),
         new_admin_key: false,
         cache: None,
-        bundle: default_bundle(),
+        wanted: Wanted::own(),
+        gates: Gates::default(),
         cage: Cage::default(),
         clock: Arc::new(SystemClock::default()),
     };

@@ -12,6 +12,7 @@ use crate::engine::EngineError;
 use crate::engine::types::Problem;
 use crate::gate::StartError;
 use crate::store::StoreError;
+use crate::vetting::Flaw;
 
 /// Why the service could not be opened. `bundle` is the folder that the policy came from, if not the default one.
 pub(super) fn open(error: &OpenError, bundle: Option<&Path>) -> CliError {
@@ -21,14 +22,25 @@ pub(super) fn open(error: &OpenError, bundle: Option<&Path>) -> CliError {
         }
         OpenError::Store(error) | OpenError::Policy(StartError::Store(error)) => store(error),
         OpenError::Policy(StartError::Engine(error)) => engine(error, bundle),
-        OpenError::Policy(StartError::Tests { .. }) => {
-            CliError::new(error.to_string(), "mend the rule or the case in the bundle's decisions/, then start again")
-        }
+        OpenError::Policy(StartError::Flaw(flaw)) => CliError::new(
+            error.to_string(),
+            match flaw {
+                Flaw::Tests { .. } => "mend the rule or the case in the bundle's decisions/, then start again",
+                Flaw::Operations(_) => {
+                    "add them to the bundle's operations.toml; the program's own bundle has them all"
+                }
+                Flaw::SelfTest(_) => "mend the rule: whatever else a policy says, this holds of each",
+                Flaw::Engine(_) => "this is a fault of the policy component; nothing was allowed by it",
+            },
+        ),
+        OpenError::Policy(StartError::Unusable { .. }) => CliError::new(
+            error.to_string(),
+            "run the program that the other hosts run, or put another policy in force for all: --policies DIR",
+        ),
         OpenError::Policy(StartError::Refused(_)) => CliError::new(
             error.to_string(),
             "the policy in force decides about its successor: start with the bundle that is in force, or use a new folder: --data DIR",
         ),
-        OpenError::Operations(_) => CliError::new(error.to_string(), "add them to the bundle's operations.toml"),
         OpenError::Bootstrap(_) => CliError::new(
             error.to_string(),
             "the policy must let the profile `system` manage agents; see the log above for the cause",

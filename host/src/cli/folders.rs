@@ -7,6 +7,7 @@ use super::error::{CliError, EXIT_USAGE};
 use super::failure;
 use crate::app;
 use crate::store::postgres;
+use crate::vetting::{Gates, GatesError};
 
 /// The data folder: as given, else `PORTREEVE_DATA`, else the user's.
 pub(super) fn data(given: Option<PathBuf>) -> Result<PathBuf, CliError> {
@@ -53,6 +54,22 @@ pub(super) fn cache(given: Option<PathBuf>) -> Result<PathBuf, CliError> {
     service_cache(given)
         .or_else(|| user_folder("XDG_CACHE_HOME", ".cache"))
         .ok_or_else(|| homeless("cache folder", "--cache DIR"))
+}
+
+/// The gates of a service on a data folder: in the file that is named, else in the folder's own.
+pub(super) fn gates(data: &Path, named: Option<&Path>, cache_given: Option<PathBuf>) -> Result<Gates, CliError> {
+    // Without a home there is no cache, and no solver in it; one may still be named or in PATH.
+    let cache = cache(cache_given).unwrap_or_else(|_| data.join("cache"));
+    Gates::read(data, named, &cache).map_err(|error| {
+        let next = match &error {
+            GatesError::Unreadable { .. } | GatesError::Malformed { .. } => {
+                "it knows require_tests, refuse_wider, require_replay, trusted_signers and solver_seconds; see docs/policy-gates.md"
+            }
+            GatesError::Key(_) => "keys are files in PEM beside it, as `portreeve policy keygen` writes them",
+            GatesError::Solver(_) => "portreeve policy solver install",
+        };
+        CliError::new(error.to_string(), next)
+    })
 }
 
 /// A variable that is set to something.

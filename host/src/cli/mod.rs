@@ -25,6 +25,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use futures::future::BoxFuture;
 
 use error::{CliError, EXIT_USAGE};
 use output::Output;
@@ -69,8 +70,14 @@ enum Command {
     Demo(demo::Demo),
 }
 
-/// Runs the command that the process was started with.
-pub async fn main() -> ExitCode {
+/// Runs the command that the process was started with. Boxed, so that all of it is compiled here, with the library, and not
+/// once more with the binary.
+#[must_use]
+pub fn main() -> BoxFuture<'static, ExitCode> {
+    Box::pin(run_command())
+}
+
+async fn run_command() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let is_check = is_check(&args);
     let matches = match command().try_get_matches_from(args) {

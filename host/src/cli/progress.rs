@@ -48,6 +48,30 @@ impl Drop for Progress<'_> {
     }
 }
 
+/// Shows that a service is at work, on stderr until it is dropped.
+pub(super) struct Waiting(Option<ProgressBar>);
+
+impl Waiting {
+    pub(super) fn new(output: &Output, text: &'static str) -> Self {
+        if !io::stderr().is_terminal() {
+            output.note(text);
+            return Self(None);
+        }
+        let spinner = ProgressBar::new_spinner();
+        spinner.enable_steady_tick(TICK);
+        spinner.set_message(text);
+        Self(Some(spinner))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(spinner) = &self.0 {
+            spinner.finish_and_clear();
+        }
+    }
+}
+
 /// Shows how far a store's move is, on stderr until it is dropped.
 pub(super) struct Moving<'a> {
     output: &'a Output,

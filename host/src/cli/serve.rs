@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -18,10 +19,13 @@ use crate::app::{App, Options};
 use crate::clock::SystemClock;
 use crate::engine::types::BundleFile;
 use crate::engine::{Cage, default_bundle, read_bundle};
+use crate::gate::Wanted;
 use crate::http::{Origin, Served, serve_with};
 use crate::store::{Location, postgres};
 use crate::telemetry;
 
+/// How often `--watch` looks at the files.
+const WATCH_PERIOD: Duration = Duration::from_millis(300);
 /// Exit code after a second signal, as a shell reports an interrupt.
 const EXIT_INTERRUPTED: u8 = 130;
 
@@ -60,9 +64,17 @@ pub(super) struct Serve {
     /// https://tools.example. May be repeated; pages of this machine and of the server's own name may anyway
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<Origin>,
-    /// A policy bundle to put in force, instead of the one that the program carries
+    /// A policy bundle to put in force. Without it the policy that an operator activated stays in force; in a new folder, and
+    /// where only a start put one in force, it is the one that the program carries
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
+    /// For whoever writes a policy: put the bundle in this folder in force, and again whenever a file of it changes. It goes
+    /// past the gates; what has problems is told, and the last good one stays
+    #[arg(long, value_name = "DIR", conflicts_with = "policies")]
+    watch: Option<PathBuf>,
+    /// What is asked of a policy before it is put in force [default: gates.toml in the data folder, if it is there]
+    #[arg(long, value_name = "FILE")]
+    gates: Option<PathBuf>,
     /// Where compiled policies are kept, if not in the data folder [env: PORTREEVE_CACHE]
     #[arg(long, value_name = "DIR", hide = true)]
     cache: Option<PathBuf>,
@@ -82,8 +94,9 @@ impl Serve {
         let data = folders::data(self.data.clone())?;
         let ready = self.ready_file.clone().map(ReadyFile::prepare).transpose()?;
         self.check_address(output)?;
-        let bundle = self.bundle()?;
-        let app = self.open(data, bundle, output).await?;
+        let wanted = self.wanted()?;
+        let app = self.open(data, wanted, output).await?;
+        let watching = self.watch.clone().map(|folder| tokio::spawn(watch(Arc::clone(&app), folder, *output)));
         let mut stop = Stop::listen()?;
         let served = match serve_with(Arc::clone(&app), self.listen, self.allow_origin.clone()).await {
             Ok(served) => served,
@@ -102,6 +115,9 @@ impl Serve {
             () = stop.asked() => ExitCode::from(EXIT_INTERRUPTED),
         };
         drop(ready);
+        if let Some(watching) = watching {
+            watching.abort();
+        }
         started.map(|()| ended)
     }
 
@@ -137,24 +153,51 @@ impl Serve {
         Ok(Some(options.with_connections(self.database_connections).with_privileged(self.allow_privileged_role)))
     }
 
-    fn bundle(&self) -> Result<Vec<BundleFile>, CliError> {
-        bundle_of(self.policies.as_deref())
+    fn wanted(&self) -> Result<Wanted, CliError> {
+        let named = self.policies.as_deref().or(self.watch.as_deref());
+        Ok(match named {
+            None => Wanted::own(),
+            Some(folder) => Wanted::named(bundle_of(Some(folder))?),
+        })
     }
 
-    async fn open(&self, data: PathBuf, bundle: Vec<BundleFile>, output: &Output) -> Result<Arc<App>, CliError> {
+    async fn open(&self, data: PathBuf, wanted: Wanted, output: &Output) -> Result<Arc<App>, CliError> {
         let database = self.database(&data, output)?;
+        let gates = folders::gates(&data, self.gates.as_deref(), None)?;
+        if !gates.names().is_empty() {
+            tracing::info!(gates = gates.names().join(", "), "what is asked of a policy before it is put in force");
+        }
         let options = Options {
             data,
             database,
             new_admin_key: self.new_admin_key,
             cache: folders::service_cache(self.cache.clone()),
-            bundle,
+            wanted,
+            gates,
             cage: Cage::default(),
             clock: Arc::new(SystemClock::default()),
         };
         let progress = Progress::new(output);
         let app = App::open(options, &|stage| progress.show(stage)).await;
         app.map_err(|error| failure::open(&error, self.policies.as_deref()))
+    }
+}
+
+/// Puts the policy of a folder in force whenever it changes.
+async fn watch(app: Arc<App>, folder: PathBuf, output: Output) {
+    let mut last = read_bundle(&folder).ok();
+    loop {
+        tokio::time::sleep(WATCH_PERIOD).await;
+        let now = match read_bundle(&folder) {
+            Ok(now) if last.as_ref() != Some(&now) => now,
+            // A file that is being written; it is looked at again.
+            _ => continue,
+        };
+        match app.put_in_force(now.clone()).await {
+            Ok(digest) => output.note(format_args!("the policy in `{}` is in force: {digest}", folder.display())),
+            Err(error) => output.error(&failure::open(&error.into(), Some(&folder))),
+        }
+        last = Some(now);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::client::{Caller, Client, ClientError, Request};
 use crate::clock::SystemClock;
 use crate::command::catalogue::{self, Answer, Entry, Kind};
 use crate::engine::Cage;
+use crate::gate::Wanted;
 use crate::store::postgres;
 
 /// Where the service is.
@@ -129,13 +130,15 @@ async fn attach(
     caller: Caller,
     output: &Output,
 ) -> Result<Transport, CliError> {
+    let gates = folders::gates(&data, None, None)?;
     let options = Options {
         data,
         // One caller needs no more.
         database: database.map(|options| options.with_connections(4)),
         new_admin_key: false,
         cache: folders::service_cache(None),
-        bundle: Vec::new(),
+        wanted: Wanted::own(),
+        gates,
         cage: Cage::default(),
         clock: Arc::new(SystemClock::default()),
     };

@@ -7,13 +7,13 @@ use super::action::{Action, Query};
 use super::entry::{answer, run_query, to_value};
 use super::input::Input;
 use super::tasks::TaskClaim;
-use super::{agents, audit, handoffs, locks, memories, network, policy, sessions, status, tasks};
+use super::{agents, audit, components, handoffs, locks, memories, network, policy, sessions, status, tasks};
 use crate::app::App;
 use crate::authn::Principal;
 use crate::error::{Error, Result};
 use crate::gate::Circumstances;
 
-pub use super::entry::{Answer, Call, Entry, Kind, Method, Names, Tool};
+pub use super::entry::{Answer, Call, Entry, File, Kind, Method, Names, Tool};
 
 const LOCK_ACQUIRE: &str = "Take it before you edit a file, keep the fencing_token, renew before expires_at, and \
     release it when you are done. When another agent holds it (`action` is `blocked`) do something else meanwhile, or \
@@ -37,6 +37,14 @@ const SESSION_CLEANUP: &str = "For operators. Frees locks and requeues claims of
     `remaining`, ask again.";
 const STATUS_REPORT: &str = "Say so when your phase changes, when something blocks you, and with needs_human when you \
     cannot go on alone. Others see your last report beside your sessions. It counts as a heartbeat.";
+const COMPONENT_UPLOAD: &str = "It is compiled and tried first: it must import nothing, know the service's operations, \
+    pass the self-test and the tests it carries. The body is the component's bytes (application/wasm). Nothing is \
+    activated by it.";
+const COMPONENT_ACTIVATE: &str = "One atomic change of the epoch, if it is the expected one and every gate of the service \
+    lets it pass; the answer says what was found. What was decided before commits before, or is decided anew. An older \
+    component is activated in the same way.";
+const COMPONENT_SHADOW: &str = "It is asked what the policy in force is asked, with a part of one processor at most, and \
+    decides nothing.";
 
 /// Everything that can be asked for.
 pub static CATALOGUE: &[Entry] = &[
@@ -156,6 +164,34 @@ pub static CATALOGUE: &[Entry] = &[
         "Suspend an agent, or let it work again",
     )
     .about_anyone(),
+    Entry::command::<components::ComponentUpload>(Method::Post, "/components", "Store a policy component")
+        .details(COMPONENT_UPLOAD)
+        .file(File { field: "component", media_type: "application/wasm", bytes_max: components::COMPONENT_BYTES_MAX })
+        .takes_long()
+        .run_by(run_component_upload),
+    Entry::query::<components::ComponentList>(Method::Get, "/components", "List the policy components that are stored"),
+    Entry::query::<components::ComponentGet>(Method::Get, "/components/{digest}", "Look at one policy component"),
+    Entry::command::<components::ComponentActivate>(
+        Method::Post,
+        "/components/{digest}/activate",
+        "Put a stored policy component in force",
+    )
+    .details(COMPONENT_ACTIVATE)
+    .takes_long()
+    .run_by(run_component_activate),
+    Entry::command::<components::ComponentShadow>(
+        Method::Post,
+        "/components/{digest}/shadow",
+        "Ask a stored policy component beside the one in force, or no longer",
+    )
+    .details(COMPONENT_SHADOW)
+    .run_by(run_component_shadow),
+    Entry::query::<components::ComponentReport>(
+        Method::Get,
+        "/components/{digest}/report",
+        "See where a component differs from the one in force",
+    )
+    .run_by(run_component_report),
 ];
 
 /// The entry of a name.
@@ -226,5 +262,63 @@ fn run_task_query<'a, Q: Query>(
     Box::pin(async move {
         app.expire_tasks().await?;
         run_query::<Q>(app, who, input, circumstances).await
+    })
+}
+
+/// The log keeps the digest of a component, not its bytes.
+fn run_component_upload<'a>(
+    app: &'a App,
+    who: &'a Principal,
+    input: Input,
+    mut circumstances: Circumstances,
+) -> BoxFuture<'a, Result<Answer>> {
+    Box::pin(async move {
+        let command = components::ComponentUpload::parse(&input, who)?;
+        drop(input);
+        circumstances.parameters = command.parameters();
+        let command = command.vetted_by(app.vetting());
+        answer::<components::ComponentUpload>(app.gate().run(who, command, &circumstances).await?)
+    })
+}
+
+fn run_component_activate<'a>(
+    app: &'a App,
+    who: &'a Principal,
+    input: Input,
+    circumstances: Circumstances,
+) -> BoxFuture<'a, Result<Answer>> {
+    Box::pin(async move {
+        let command = components::ComponentActivate::parse(&input, who)?.vetted_by(app.vetting());
+        let committed = app.gate().run(who, command, &circumstances).await?;
+        app.follow_policy().await;
+        answer::<components::ComponentActivate>(committed)
+    })
+}
+
+fn run_component_shadow<'a>(
+    app: &'a App,
+    who: &'a Principal,
+    input: Input,
+    circumstances: Circumstances,
+) -> BoxFuture<'a, Result<Answer>> {
+    Box::pin(async move {
+        let command = components::ComponentShadow::parse(&input, who)?;
+        let committed = app.gate().run(who, command, &circumstances).await?;
+        app.follow_policy().await;
+        answer::<components::ComponentShadow>(committed)
+    })
+}
+
+fn run_component_report<'a>(
+    app: &'a App,
+    who: &'a Principal,
+    input: Input,
+    circumstances: Circumstances,
+) -> BoxFuture<'a, Result<Answer>> {
+    Box::pin(async move {
+        let seen = app.gate().policy().shadow().seen();
+        let query = components::ComponentReport::parse(&input, who)?.with(seen);
+        let output = app.gate().ask(who, query, &circumstances).await?;
+        Ok(Answer { status: 200, body: to_value(&output)?, replayed: false })
     })
 }

@@ -120,6 +120,17 @@ impl Tool {
     }
 }
 
+/// A field whose value is a file, in base64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct File {
+    /// The field.
+    pub field: &'static str,
+    /// The media type under which a body of bytes is that field.
+    pub media_type: &'static str,
+    /// Largest file, in bytes.
+    pub bytes_max: usize,
+}
+
 pub(super) type Run = for<'a> fn(&'a App, &'a Principal, Input, Circumstances) -> BoxFuture<'a, Result<Answer>>;
 
 /// One line of the catalogue.
@@ -145,6 +156,10 @@ pub struct Entry {
     pub tool: Option<Tool>,
     /// Whose `agent_id` its input may name.
     pub names: Names,
+    /// A field that HTTP also takes as a body of bytes, if there is one.
+    pub file: Option<File>,
+    /// Whether the answer may take minutes: something is compiled, proven or replayed first.
+    pub takes_long: bool,
     output: fn() -> Value,
     run: Run,
 }
@@ -168,6 +183,8 @@ impl Entry {
             details: "",
             tool: None,
             names: Names::Caller,
+            file: None,
+            takes_long: false,
             output: output_schema::<C::Output>,
             run: run_command::<C>,
         }
@@ -185,6 +202,8 @@ impl Entry {
             details: "",
             tool: None,
             names: Names::Caller,
+            file: None,
+            takes_long: false,
             output: output_schema::<Q::Output>,
             run: run_query::<Q>,
         }
@@ -192,6 +211,16 @@ impl Entry {
 
     pub(super) const fn about_anyone(mut self) -> Self {
         self.names = Names::Anyone;
+        self
+    }
+
+    pub(super) const fn file(mut self, file: File) -> Self {
+        self.file = Some(file);
+        self
+    }
+
+    pub(super) const fn takes_long(mut self) -> Self {
+        self.takes_long = true;
         self
     }
 

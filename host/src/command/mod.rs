@@ -4,6 +4,7 @@ pub mod action;
 pub mod agents;
 pub mod audit;
 pub mod catalogue;
+pub mod components;
 mod entry;
 pub mod handoffs;
 pub mod help;

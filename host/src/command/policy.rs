@@ -1,4 +1,4 @@
-//! Questions to the policy itself, and the activation of a component.
+//! Questions to the policy itself.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::action::{Action, Command, Lookout, Query, Subject};
+use super::action::{Action, Lookout, Query, Subject};
 use super::input::{AGENT_ID, AGENT_TYPE, Field, Input, Kind};
 use super::{Listing, json_text, plain};
 use crate::authn::Principal;
@@ -363,64 +363,5 @@ impl Query for ProfileMe {
         });
         let reason = if profile.is_none() { Some("unknown_profile") } else { None };
         Ok(ProfileFound { success: profile.is_some(), profile, source: "policy_component", reason })
-    }
-}
-
-// ---------------------------------------------------------------- activate
-
-/// Makes a component the one that decides, under the next epoch.
-#[derive(Debug, Clone)]
-pub struct ComponentActivate {
-    /// Digest of the component.
-    pub digest: String,
-    /// Its bytes.
-    pub bytes: Arc<[u8]>,
-    /// What it says of itself, as JSON text.
-    pub manifest: String,
-}
-
-impl ComponentActivate {
-    /// The activation of a component that was loaded and checked.
-    #[must_use]
-    pub fn of(component: &PolicyComponent) -> Self {
-        Self {
-            digest: component.digest().to_owned(),
-            bytes: Arc::clone(component.bytes()),
-            manifest: serde_json::to_string(component.manifest()).unwrap_or_default(),
-        }
-    }
-}
-
-/// What an activation answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct ComponentActivated {
-    /// The epoch from now on.
-    pub epoch: i64,
-    /// The component that decides in it.
-    pub digest: String,
-}
-
-impl Action for ComponentActivate {
-    const NAME: &'static str = "component_activate";
-    const OPERATION: &'static str = "activate_component";
-    const INPUT: &'static [Field] = &[];
-    type Output = ComponentActivated;
-
-    fn parse(_input: &Input, _who: &Principal) -> Result<Self> {
-        Err(Error::field("digest", "missing", "components are activated at start-up"))
-    }
-
-    async fn subject(&self, _at: Lookout<'_>) -> Result<Subject> {
-        Ok(Subject::of(self.resource()))
-    }
-
-    fn resource(&self) -> Target {
-        Target::Component(self.digest.clone())
-    }
-}
-
-impl Command for ComponentActivate {
-    fn is_refused(_output: &ComponentActivated) -> bool {
-        false
     }
 }

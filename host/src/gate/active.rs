@@ -1,18 +1,28 @@
-//! Which component decides, under which epoch.
+//! Which component decides, under which epoch, and which one is asked beside it.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use serde_json::json;
-use tokio::sync::Mutex;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::sync::Mutex as AsyncMutex;
 
+use super::shadow::Shadow;
 use super::{Circumstances, Gate};
 use crate::authn;
 use crate::clock::SharedClock;
-use crate::command::policy::ComponentActivate;
+use crate::command::components::{ComponentActivate, ComponentUpload};
+use crate::engine::types::BundleFile;
 use crate::engine::{Engine, EngineError, PolicyComponent, Stage};
 use crate::error::Error;
-use crate::store::{Activation, Store, StoreError};
+use crate::store::{Activation, Location, Store, StoreError, View};
+use crate::vetting::{Flaw, Tested, examine};
+
+/// Components that are kept ready: the one in force, the one beside it, and those that may follow or be gone back to.
+const READY_MAX: usize = 4;
+/// How many activations a start looks back for one that can be used.
+const FALL_BACK_MAX: i64 = 50;
 
 /// The component that decides and the epoch it decides in.
 #[derive(Debug, Clone)]
@@ -23,12 +33,39 @@ pub struct Active {
     pub component: Arc<PolicyComponent>,
 }
 
+/// What a service is to start with.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The files of the bundle.
+    pub files: Vec<BundleFile>,
+    /// An operator named it, so that it takes the place of whatever is in force. Else it is the program's own, which takes
+    /// the place only of what an earlier start put in force.
+    pub insists: bool,
+}
+
+impl Wanted {
+    /// The program's own policy.
+    #[must_use]
+    pub fn own() -> Self {
+        Self { files: crate::engine::default_bundle(), insists: false }
+    }
+
+    /// A policy that an operator named.
+    #[must_use]
+    pub const fn named(files: Vec<BundleFile>) -> Self {
+        Self { files, insists: true }
+    }
+}
+
 /// The policy in force, which follows the store's epoch.
 #[derive(Debug)]
 pub struct Policy {
     engine: Engine,
     active: ArcSwap<Active>,
-    following: Mutex<()>,
+    following: AsyncMutex<()>,
+    /// The latest last.
+    ready: Mutex<VecDeque<Arc<PolicyComponent>>>,
+    shadow: Shadow,
 }
 
 /// Why a service has no policy to start with. Without one it does not start.
@@ -43,48 +80,75 @@ pub enum StartError {
     /// The active component does not let the service activate another.
     #[error("the new component was not activated: {0}")]
     Refused(Error),
-    /// The component's own tests fail.
-    #[error("the component fails {failed} of its own tests; first: {first}")]
-    Tests {
-        /// How many.
-        failed: usize,
-        /// Name of the first, with what was expected and what came.
-        first: String,
+    /// The component is not fit to decide.
+    #[error("the component cannot be put in force: {0}")]
+    Flaw(#[from] Flaw),
+    /// The component in force cannot be used by this host, and another may not be put in its place for all of them.
+    #[error("this host cannot use the component in force ({digest}): {cause}")]
+    Unusable {
+        /// Which component.
+        digest: String,
+        /// Why.
+        cause: String,
     },
 }
 
 impl Policy {
+    fn new(engine: Engine, active: Active) -> Arc<Self> {
+        let ready = Mutex::new(VecDeque::from([Arc::clone(&active.component)]));
+        let shadow = Shadow::default();
+        Arc::new(Self { engine, active: ArcSwap::from_pointee(active), following: AsyncMutex::new(()), ready, shadow })
+    }
+
     /// The policy in force now.
     #[must_use]
     pub fn active(&self) -> Arc<Active> {
         self.active.load_full()
     }
 
-    /// Puts `wanted` in force over `store`: at once where it is active already,
-    /// else by an activation that the component in force until now decides about.
+    /// What is asked beside the policy in force.
+    #[must_use]
+    pub const fn shadow(&self) -> &Shadow {
+        &self.shadow
+    }
+
+    /// The engine, which makes components.
+    pub(crate) const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Puts a policy in force over `store`: what is in force already, if it can be used and nothing else is insisted on;
+    /// else what is wanted, by an activation that the component in force until now decides about.
     ///
     /// # Errors
     /// When there is no usable component, or the activation was refused.
     pub async fn start(
         engine: Engine,
-        wanted: Arc<PolicyComponent>,
+        wanted: &Wanted,
         store: &Store,
         clock: &SharedClock,
         progress: &(dyn Fn(Stage) + Sync),
     ) -> Result<Arc<Self>, StartError> {
-        let current = store.view().activation().await?;
-        let active = match &current {
-            Some(now) if now.digest == wanted.digest() => Active { epoch: now.epoch, component: Arc::clone(&wanted) },
-            Some(now) => {
-                let component = load_stored(&engine, store, now, progress).await?;
-                Active { epoch: now.epoch, component }
-            }
-            None => Active { epoch: 0, component: Arc::clone(&wanted) },
+        let Some(now) = store.view().activation().await? else {
+            let component = tokio::task::block_in_place(|| engine.load_bundle(&wanted.files, progress))?;
+            let policy = Self::new(engine, Active { epoch: 0, component: Arc::clone(&component) });
+            policy.put_in_force(&component, &json!({}), store, clock).await?;
+            return Ok(policy);
         };
-        let is_active = current.is_some() && active.component.digest() == wanted.digest();
-        let policy = Arc::new(Self { engine, active: ArcSwap::from_pointee(active), following: Mutex::new(()) });
-        if !is_active {
-            policy.activate(&wanted, store, clock).await?;
+        let loaded = match load_stored(&engine, store.view(), &now.digest, progress).await {
+            Ok(component) => crate::vetting::check_operations(&component).map(|()| component).map_err(StartError::from),
+            Err(error) => Err(error),
+        };
+        let policy = match loaded {
+            Ok(component) => Self::new(engine, Active { epoch: now.epoch, component }),
+            Err(cause) => Self::fall_back(engine, &now, &cause, wanted, store, clock, progress).await?,
+        };
+        let own = now.by == authn::SYSTEM;
+        if wanted.insists || own {
+            let component = tokio::task::block_in_place(|| policy.engine.load_bundle(&wanted.files, progress))?;
+            if component.digest() != policy.active().component.digest() {
+                policy.put_in_force(&component, &json!({}), store, clock).await?;
+            }
         }
         Ok(policy)
     }
@@ -100,28 +164,74 @@ impl Policy {
     ) -> Result<Arc<Self>, StartError> {
         let now = store.view().activation().await?;
         let now = now.ok_or(StoreError::Damaged("no policy is in force on it; `portreeve serve` puts one in force"))?;
-        let component = load_stored(&engine, store, &now, progress).await?;
-        let active = ArcSwap::from_pointee(Active { epoch: now.epoch, component });
-        Ok(Arc::new(Self { engine, active, following: Mutex::new(()) }))
+        let component = load_stored(&engine, store.view(), &now.digest, progress).await?;
+        Ok(Self::new(engine, Active { epoch: now.epoch, component }))
     }
 
-    async fn activate(
-        self: &Arc<Self>,
-        wanted: &Arc<PolicyComponent>,
+    /// What was in force last and can be used takes the place of what cannot. On a database that other hosts share it does
+    /// not: they may well use what this one cannot.
+    async fn fall_back(
+        engine: Engine,
+        now: &Activation,
+        cause: &StartError,
+        wanted: &Wanted,
         store: &Store,
         clock: &SharedClock,
-    ) -> Result<(), StartError> {
-        self_test(wanted).await?;
-        let gate = Gate::new(store.clone(), Arc::clone(self), Arc::clone(clock));
-        let system = authn::system(store).await?;
-        let circumstances = Circumstances {
-            request_id: crate::command::new_id(),
-            started_at: clock.now(),
-            idempotency_key: None,
-            parameters: json!({"digest": wanted.digest(), "version": wanted.manifest().version}),
-        };
-        gate.run(&system, ComponentActivate::of(wanted), &circumstances).await.map_err(StartError::Refused)?;
-        self.follow(store).await.map_err(StartError::Refused)
+        progress: &(dyn Fn(Stage) + Sync),
+    ) -> Result<Arc<Self>, StartError> {
+        let unusable = || StartError::Unusable { digest: now.digest.clone(), cause: cause.to_string() };
+        if matches!(store.location(), Location::Postgres(_)) && !wanted.insists {
+            return Err(unusable());
+        }
+        let earlier = store.view().activations(FALL_BACK_MAX).await?;
+        for before in earlier.iter().filter(|before| before.digest != now.digest) {
+            let Ok(component) = load_stored(&engine, store.view(), &before.digest, progress).await else { continue };
+            if examine_blocking(&component).await.is_err() {
+                continue;
+            }
+            tracing::error!(
+                unusable = now.digest, cause = %cause, component = before.digest, was_in_force_in = before.epoch,
+                "the component in force cannot be used; the last good one takes its place"
+            );
+            let policy = Self::new(engine, Active { epoch: now.epoch, component: Arc::clone(&component) });
+            let evidence = json!({"fell_back_from": now.digest, "cause": cause.to_string()});
+            policy.put_in_force(&component, &evidence, store, clock).await?;
+            return Ok(policy);
+        }
+        Err(unusable())
+    }
+
+    /// Stores and activates a component as `system`, through the gate. It is tested first: one that fails the tests it
+    /// carries is never activated.
+    ///
+    /// Boxed: it holds all that a command may wait for, and whoever opens a service would have to look through that.
+    ///
+    /// # Errors
+    /// When it is not fit to decide, or the component in force does not let `system`.
+    pub(crate) fn put_in_force<'a>(
+        self: &'a Arc<Self>,
+        component: &'a Arc<PolicyComponent>,
+        evidence: &'a Value,
+        store: &'a Store,
+        clock: &'a SharedClock,
+    ) -> BoxFuture<'a, Result<(), StartError>> {
+        Box::pin(async move {
+            let tested = examine_blocking(component).await?;
+            self.keep_ready(component);
+            let gate = Gate::new(store.clone(), Arc::clone(self), Arc::clone(clock));
+            let system = authn::system(store).await?;
+            let circumstances = Circumstances {
+                request_id: crate::command::new_id(),
+                started_at: clock.now(),
+                idempotency_key: None,
+                parameters: json!({"digest": component.digest(), "version": component.manifest().version}),
+            };
+            let upload = ComponentUpload::of(component);
+            gate.run(&system, upload, &circumstances).await.map_err(StartError::Refused)?;
+            let activate = ComponentActivate::of_start(component, &tested, evidence);
+            gate.run(&system, activate, &circumstances).await.map_err(StartError::Refused)?;
+            self.follow(store).await.map_err(StartError::Refused)
+        })
     }
 
     /// Loads what the store says is active, when that is not what decides here.
@@ -139,7 +249,7 @@ impl Policy {
         let component = if active.component.digest() == now.digest {
             Arc::clone(&active.component)
         } else {
-            load_stored(&self.engine, store, &now, &|_| {}).await.map_err(|error| {
+            self.stored(store.view(), &now.digest).await.map_err(|error| {
                 tracing::error!(error = %error, epoch = now.epoch, "cannot follow the active component");
                 Error::PolicyUnavailable { code: "policy_unavailable".to_owned(), decision_id: String::new() }
             })?
@@ -148,33 +258,96 @@ impl Policy {
         self.active.store(Arc::new(Active { epoch: now.epoch, component }));
         Ok(())
     }
+
+    /// Follows what the store says of policy when nobody asks: the component in force, and the one that is asked beside it.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or a component of it cannot be used.
+    pub(crate) async fn keep_up(&self, store: &Store, clock: &SharedClock) -> Result<(), Error> {
+        self.follow(store).await?;
+        let Some(choice) = store.view().shadow().await? else { return Ok(()) };
+        if self.shadow.choice() == choice.choice {
+            return Ok(());
+        }
+        let component = match &choice.digest {
+            None => None,
+            Some(digest) => match self.stored(store.view(), digest).await {
+                Ok(component) => Some(component),
+                Err(error) => {
+                    tracing::error!(error = %error, component = digest, "cannot ask this component beside the one in force");
+                    None
+                }
+            },
+        };
+        self.shadow.choose(choice.choice, component, clock);
+        Ok(())
+    }
+
+    /// A stored component, ready to decide.
+    ///
+    /// # Errors
+    /// When it is not stored, or cannot be used.
+    pub(crate) async fn stored(&self, view: &View, digest: &str) -> Result<Arc<PolicyComponent>, StartError> {
+        if let Some(ready) = self.ready(digest) {
+            return Ok(ready);
+        }
+        let component = load_stored(&self.engine, view, digest, &|_| {}).await?;
+        self.keep_ready(&component);
+        Ok(component)
+    }
+
+    /// A component of somebody's bytes, ready to decide: compiled on a thread that may block.
+    ///
+    /// # Errors
+    /// When the bytes are no component of our world.
+    pub(crate) async fn load(self: &Arc<Self>, bytes: Arc<[u8]>) -> Result<Arc<PolicyComponent>, EngineError> {
+        let policy = Arc::clone(self);
+        let load = move || {
+            if let Some(ready) = policy.ready(&crate::engine::digest_of(&bytes)) {
+                return Ok(ready);
+            }
+            let component = policy.engine.load_component(bytes, &|_| {})?;
+            policy.keep_ready(&component);
+            Ok(component)
+        };
+        tokio::task::spawn_blocking(load).await.unwrap_or_else(|error| Err(EngineError::Trap(error.to_string())))
+    }
+
+    fn ready(&self, digest: &str) -> Option<Arc<PolicyComponent>> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = ready.iter().position(|component| component.digest() == digest)?;
+        let found = ready.remove(at)?;
+        ready.push_back(Arc::clone(&found));
+        Some(found)
+    }
+
+    fn keep_ready(&self, component: &Arc<PolicyComponent>) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.retain(|kept| kept.digest() != component.digest());
+        ready.push_back(Arc::clone(component));
+        while ready.len() > READY_MAX {
+            ready.pop_front();
+        }
+    }
 }
 
 async fn load_stored(
     engine: &Engine,
-    store: &Store,
-    now: &Activation,
+    view: &View,
+    digest: &str,
     progress: &(dyn Fn(Stage) + Sync),
 ) -> Result<Arc<PolicyComponent>, StartError> {
-    let bytes = store.view().component_bytes(&now.digest).await?;
+    let bytes = view.component_bytes(digest).await?;
     let bytes = bytes.ok_or(StoreError::Damaged("the active component is not stored"))?;
-    if crate::engine::digest_of(&bytes) != now.digest {
+    if crate::engine::digest_of(&bytes) != digest {
         return Err(StoreError::Damaged("the active component's bytes are not those of its digest").into());
     }
     // Compiling takes seconds; the other tasks of this thread move on.
     Ok(tokio::task::block_in_place(|| engine.load_component(bytes, progress))?)
 }
 
-/// A component that fails the tests it carries is never activated.
-async fn self_test(component: &Arc<PolicyComponent>) -> Result<(), StartError> {
+async fn examine_blocking(component: &Arc<PolicyComponent>) -> Result<Tested, StartError> {
     let tested = Arc::clone(component);
-    let ran = tokio::task::spawn_blocking(move || tested.run_tests()).await;
-    let report = ran.map_err(|error| EngineError::Trap(error.to_string()))??;
-    match report.failures.first() {
-        None => Ok(()),
-        Some(first) => Err(StartError::Tests {
-            failed: report.failures.len(),
-            first: format!("{}: expected {}, got {}", first.name, first.expected, first.actual),
-        }),
-    }
+    let ran = tokio::task::spawn_blocking(move || examine(&tested)).await;
+    Ok(ran.map_err(|error| EngineError::Trap(error.to_string()))??)
 }

@@ -8,6 +8,7 @@
 
 mod active;
 mod permit;
+mod shadow;
 mod signals;
 
 use std::future::Future;
@@ -26,12 +27,14 @@ use crate::error::{Denial, Error, Result};
 use crate::store::audit::{Outcome, canonical, exact};
 use crate::store::{Apply, CommitError, Committed, IdempotencyKey, Store};
 
-pub use active::{Active, Policy, StartError};
+pub use active::{Active, Policy, StartError, Wanted};
 pub use permit::{Evidence, Permit, Refusal, Verdict};
+pub use shadow::{Kind as ShadowKind, Sample as ShadowSample, Seen as ShadowSeen, Shadow};
 pub(crate) use signals::{LockSignal, Signals};
 
-/// How often a request is decided anew when facts or policy move under it.
-const DECIDE_MAX: usize = 8;
+/// How often a request is decided anew when facts or policy move under it. Policies that are swapped forty times a second
+/// make more than half of all tries stale on a busy machine: eight tries were too few then.
+const DECIDE_MAX: usize = 64;
 
 /// What is known of a request beside who asks for what.
 #[derive(Debug, Clone)]
@@ -257,8 +260,12 @@ impl Gate {
             as_repeat,
             ..self.evidence(who, active, (A::NAME, A::OPERATION), circumstances)
         };
+        let copy = self.policy.shadow().is_on().then(|| request.clone());
         let decided = active.component.decide_async(request).await;
         let evidence = conclude(base, decided);
+        if let (Some(copy), Some(decision)) = (copy, &evidence.decision) {
+            self.policy.shadow().offer(copy, decision, (&evidence.decision_id, &evidence.component, evidence.epoch));
+        }
         metrics::counter!("portreeve_decisions_total", "operation" => A::OPERATION,
             "decision" => evidence.verdict.as_str(), "reason" => evidence.reason.clone())
         .increment(1);

@@ -52,7 +52,7 @@ async fn keyed(shared: &Shared, request: Request, request_id: &str) -> Result<Re
         return Err(Error::WrongMethod { method: request.method().to_string(), allowed: "POST".to_owned() });
     }
     let (head, body) = request.into_parts();
-    let body = body_bytes(body).await?;
+    let body = body_bytes(body, super::BODY_BYTES_MAX).await?;
     Ok(shared.mcp.answer(who, head, body, request_id).await.map(Body::new))
 }
 

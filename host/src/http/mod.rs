@@ -15,12 +15,14 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::app::App;
 use crate::authn;
-use crate::command::catalogue::{Answer, Call, Entry};
+use crate::command::catalogue::{Answer, Call, Entry, File};
 use crate::command::input::{Field, Place};
 use crate::error::{Error, FieldProblem, Result};
 use crate::mcp::Endpoint;
@@ -33,6 +35,9 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Files that are read at once.
+const FILES_AT_ONCE: usize = 2;
 
 /// Answers that were given before say so.
 const REPLAYED: &str = "idempotency-replayed";
@@ -121,7 +126,10 @@ async fn keyed(
     let key = request.headers().get("idempotency-key");
     circumstances.idempotency_key = key.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     if place == Place::Body {
-        input = body_fields(request.into_body()).await?;
+        input = match entry.file {
+            None => body_fields(request.into_body(), BODY_BYTES_MAX).await?,
+            Some(file) => file_fields(file, request).await?,
+        };
     }
     for (name, bytes) in segments {
         // Not UTF-8: no name of anything, and the reader of the input says so.
@@ -164,16 +172,40 @@ fn query_fields(fields: &[Field], query: &str) -> Map<String, Value> {
 }
 
 /// A body, whole, if it is not too large and does not take too long.
-async fn body_bytes(body: Body) -> Result<Bytes> {
+async fn body_bytes(body: Body, bytes_max: usize) -> Result<Bytes> {
     let unreadable = |why: &str| Error::Invalid(vec![FieldProblem::new("body", "", "body_unreadable", why)]);
-    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await;
+    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, bytes_max)).await;
     read.map_err(|_| unreadable("the body did not arrive in time"))?.map_err(|error| {
-        if is_length_limit(&error) { Error::TooLarge(BODY_BYTES_MAX) } else { unreadable("the body could not be read") }
+        if is_length_limit(&error) { Error::TooLarge(bytes_max) } else { unreadable("the body could not be read") }
     })
 }
 
-async fn body_fields(body: Body) -> Result<Map<String, Value>> {
-    let bytes = body_bytes(body).await?;
+/// The file itself as the body, or a JSON body with the file in a field. Few at once: each is held whole before anybody
+/// has decided whether its sender may send one.
+async fn file_fields(file: File, request: Request) -> Result<Map<String, Value>> {
+    static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(FILES_AT_ONCE);
+    let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = media_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+    let is_file = media_type.eq_ignore_ascii_case(file.media_type);
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    // Base64 and a little around it.
+    let bytes_max = if is_file { file.bytes_max } else { file.bytes_max / 3 * 4 + (64 << 10) };
+    if declared.and_then(|text| text.parse::<usize>().ok()).is_some_and(|length| length > bytes_max) {
+        return Err(Error::TooLarge(bytes_max));
+    }
+    let _turn = TURNS.acquire().await.map_err(|_| Error::StorageUnavailable)?;
+    if !is_file {
+        return body_fields(request.into_body(), bytes_max).await;
+    }
+    let bytes = body_bytes(request.into_body(), bytes_max).await?;
+    if bytes.is_empty() {
+        return Ok(Map::new());
+    }
+    Ok(Map::from_iter([(file.field.to_owned(), Value::from(STANDARD.encode(bytes)))]))
+}
+
+async fn body_fields(body: Body, bytes_max: usize) -> Result<Map<String, Value>> {
+    let bytes = body_bytes(body, bytes_max).await?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }

@@ -67,7 +67,11 @@ fn operation(entry: &Entry) -> Value {
     if entry.method == Method::Post {
         let schema = crate::command::schema::input_schema(&rest);
         let required = rest.iter().any(|field| field.required);
-        operation["requestBody"] = json!({"required": required, "content": {"application/json": {"schema": schema}}});
+        let mut content = json!({"application/json": {"schema": schema}});
+        if let (Some(file), Some(content)) = (entry.file, content.as_object_mut()) {
+            content.insert(file.media_type.to_owned(), json!({"schema": {"type": "string", "format": "binary"}}));
+        }
+        operation["requestBody"] = json!({"required": required, "content": content});
     } else {
         parameters.extend(rest.iter().map(|field| parameter(field, "query")));
     }

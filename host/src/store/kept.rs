@@ -19,6 +19,42 @@ pub struct Activation {
     pub epoch: i64,
     /// Digest of the component.
     pub digest: String,
+    /// Who activated it.
+    pub by: String,
+}
+
+/// Which component is asked beside the one that decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShadowChoice {
+    /// Counts choices, from 1.
+    pub choice: i64,
+    /// Digest of the component; none when none is asked any more.
+    pub digest: Option<String>,
+}
+
+/// A component in the store, without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredComponent {
+    /// Its digest.
+    pub digest: String,
+    /// What it says of itself, JSON.
+    pub manifest: String,
+    /// Its size.
+    pub bytes: i64,
+    /// When it was stored.
+    pub stored_at: Time,
+    /// By whom.
+    pub stored_by: String,
+    /// Whose signature is over it.
+    pub signed_by: Option<String>,
+    /// The signature's version.
+    pub signed_version: Option<i64>,
+    /// The last epoch in which it decided.
+    pub epoch: Option<i64>,
+    /// When that began.
+    pub activated_at: Option<Time>,
+    /// Who activated it then.
+    pub activated_by: Option<String>,
 }
 
 /// Whose claim it is and what they may see.

@@ -25,7 +25,7 @@ use crate::error::{Denial, Error};
 use crate::gate::{Permit, Refusal};
 use audit::Outcome;
 
-pub use kept::{Activation, Claims, Seen, StoredLock, StoredTask};
+pub use kept::{Activation, Claims, Seen, ShadowChoice, StoredComponent, StoredLock, StoredTask};
 pub use moves::{Abandoned, Moved, Progress, Step, abandon, move_store};
 pub use view::View;
 

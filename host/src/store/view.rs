@@ -1,7 +1,9 @@
 //! The store without its write methods: one list of what both backends answer.
 
 use super::audit::AuditRow;
-use super::{Activation, Claims, Page, Seen, StoreError, StoredLock, StoredTask, postgres, sqlite};
+use super::{
+    Activation, Claims, Page, Seen, ShadowChoice, StoreError, StoredComponent, StoredLock, StoredTask, postgres, sqlite,
+};
 use crate::authn::{AgentFacts, StoredKey};
 use crate::command::agents::{AgentEntry, AgentList};
 use crate::command::audit::{AuditEntry, AuditQuery};
@@ -79,8 +81,18 @@ looks! {
     pub(crate) fn is_repeat(&self, agent_id: &str, key: &str) -> bool;
     /// What decides now; none in a new store.
     pub(crate) fn activation(&self) -> Option<Activation>;
+    /// The latest activations, the newest first.
+    pub(crate) fn activations(&self, limit: i64) -> Vec<Activation>;
+    /// The greatest version of a signature over a component that was ever in force.
+    pub(crate) fn signed_version_max(&self) -> Option<i64>;
+    /// The latest choice of what is asked beside the policy in force; none before the first.
+    pub(crate) fn shadow(&self) -> Option<ShadowChoice>;
+    /// Components, the one that decided last first, then those that were stored last.
+    pub(crate) fn components(&self, limit: i64) -> Page<StoredComponent>;
+    /// One component.
+    pub(crate) fn component(&self, digest: &str) -> Option<StoredComponent>;
     /// The bytes of a stored component.
-    pub(crate) fn component_bytes(&self, digest: &str) -> Option<Vec<u8>>;
+    pub fn component_bytes(&self, digest: &str) -> Option<Vec<u8>>;
 
     /// What is wrong with the database, in words; empty when nothing is.
     pub fn problems(&self) -> Vec<String>;

@@ -39,6 +39,7 @@ mod sessions;
 mod setup;
 mod store;
 mod surfaces;
+mod swap;
 mod tidy;
 mod trust;
 mod waits;

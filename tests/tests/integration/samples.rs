@@ -3,6 +3,10 @@
 //! Coverage tests go through the catalogue and look here, so an entry without a
 //! sample fails them.
 
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use portreeve::command::catalogue::{CATALOGUE, Entry, Kind, Method};
 use serde_json::{Value, json};
 
@@ -110,6 +114,30 @@ pub(crate) fn samples() -> Vec<Sample> {
         owning("agent_key_revoke", json!({"id": "target", "key_id": "{key}"}), json!({"id": "target", "key_id": "1"})),
         owning("agent_profile", json!({"id": "target", "profile": "codex_local"}), json!({"id": "target"})),
         owning("agent_suspend", json!({"id": "target", "suspended": true}), json!({"id": "target"})),
+        Sample {
+            fit: "claude_code_local",
+            unfit: Some((REMOTE, "trust_below_admin")),
+            ..sample("component_upload", json!({"component": "{component}"}), json!({"component": "AGFzbQ=="}))
+        },
+        sample("component_list", json!({"limit": "5"}), json!({"limit": "0"})),
+        sample("component_get", json!({"digest": "{active}"}), json!({"digest": "sha256:00"})),
+        Sample {
+            caller: true,
+            ..owning(
+                "component_activate",
+                json!({"digest": "{active}", "expected_epoch": 1}),
+                json!({"digest": "{active}", "expected_epoch": -1}),
+            )
+        },
+        Sample {
+            caller: true,
+            ..owning(
+                "component_shadow",
+                json!({"digest": "{active}"}),
+                json!({"digest": "{active}", "enabled": "perhaps"}),
+            )
+        },
+        sample("component_report", json!({"digest": "{active}"}), json!({"digest": "sha256:00"})),
     ]
 }
 
@@ -128,7 +156,7 @@ pub(crate) fn mutations() -> impl Iterator<Item = &'static Entry> {
 pub(crate) struct Scene {
     pub(crate) server: Server,
     pub(crate) actor: Client,
-    names: [(&'static str, String); 4],
+    names: [(&'static str, String); 6],
 }
 
 impl Scene {
@@ -157,7 +185,15 @@ impl Scene {
         let claimed = actor.claim("refactor").await;
         assert_eq!(claimed["task_id"], json!(task));
         let token = claimed["claim_token"].as_str().unwrap().to_owned();
-        let names = [("{task}", task), ("{own_task}", own_task), ("{token}", token), ("{key}", target.key_id)];
+        let component = Arc::clone(&server.app().gate().policy().active().component);
+        let names = [
+            ("{task}", task),
+            ("{own_task}", own_task),
+            ("{token}", token),
+            ("{key}", target.key_id),
+            ("{active}", component.digest().to_owned()),
+            ("{component}", STANDARD.encode(component.bytes())),
+        ];
         let scene = Self { server, actor, names };
         scene.give(profile).await
     }
@@ -198,7 +234,7 @@ pub(crate) fn entry(name: &str) -> &'static Entry {
 pub(crate) fn request(entry: &Entry, input: &Value) -> Request {
     let mut fields = input.as_object().cloned().unwrap_or_default();
     let mut path = entry.path.replace("{*", "{");
-    for name in ["file_path", "id", "key_id"] {
+    for name in ["file_path", "id", "key_id", "digest"] {
         let slot = format!("{{{name}}}");
         if path.contains(&slot) {
             let value = fields.remove(name).and_then(|value| value.as_str().map(str::to_owned));

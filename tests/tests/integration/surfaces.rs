@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use portreeve::command::catalogue::{CATALOGUE, Entry};
 use portreeve::command::input::{Field, Kind};
 use serde_json::{Map, Value, json};
@@ -151,6 +153,7 @@ fn words(entry: &Entry, input: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     if let Some(line) = hand_made(entry.name) {
         let filled = line.iter().filter_map(|word| match word.strip_prefix('=') {
+            Some("component") => input.get("component").map(file_of),
             Some(field) => input.get(field).map(text),
             None => Some((*word).to_owned()),
         });
@@ -171,6 +174,14 @@ fn words(entry: &Entry, input: &Value) -> Vec<String> {
     words
 }
 
+/// The command line names a file, where the other surfaces have its bytes.
+fn file_of(component: &Value) -> String {
+    let bytes = STANDARD.decode(component.as_str().unwrap()).unwrap();
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("pushed-{}.wasm", std::process::id()));
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 /// Operations whose commands are made by hand; `=field` stands for the input's.
 fn hand_made(name: &str) -> Option<&'static [&'static str]> {
     match name {
@@ -181,6 +192,12 @@ fn hand_made(name: &str) -> Option<&'static [&'static str]> {
         "agent_profile" => Some(&["agent", "profile", "=id", "=profile"]),
         "agent_suspend" => Some(&["agent", "suspend", "=id"]),
         "audit_query" => Some(&["audit", "query", "--limit", "=limit"]),
+        "component_upload" => Some(&["policy", "push", "=component"]),
+        "component_list" => Some(&["policy", "list", "--limit", "=limit"]),
+        "component_get" => Some(&["policy", "show", "=digest"]),
+        "component_activate" => Some(&["policy", "activate", "=digest", "--expected-epoch", "=expected_epoch"]),
+        "component_shadow" => Some(&["policy", "shadow", "=digest"]),
+        "component_report" => Some(&["policy", "report", "=digest"]),
         _ => None,
     }
 }

@@ -33,10 +33,12 @@ use super::progress::Progress;
 use super::{failure, folders};
 use crate::app::{App, Options};
 use crate::clock::{SharedClock, SystemClock};
-use crate::engine::{Cage, PolicyComponent, default_bundle};
+use crate::engine::{Cage, PolicyComponent};
+use crate::gate::Wanted;
 use crate::http::Served;
 use crate::store::{Location, Store, postgres};
 use crate::telemetry;
+use crate::vetting::Gates;
 
 use client::{Client, Who};
 use history::History;
@@ -167,7 +169,8 @@ impl Demo {
             database: Some(database.with_connections(2)),
             new_admin_key: false,
             cache: folders::cache(None).ok(),
-            bundle: Vec::new(),
+            wanted: Wanted::own(),
+            gates: Gates::default(),
             cage: Cage::default(),
             clock: Arc::clone(clock),
         };
@@ -176,14 +179,14 @@ impl Demo {
     }
 
     async fn open(&self, folder: &Folder, clock: &SharedClock, output: &Output) -> Result<Arc<App>, CliError> {
-        let bundle = default_bundle();
         let options = Options {
             data: folder.path.clone(),
             database: None,
             new_admin_key: false,
             // Without a home folder the policy is compiled for this run alone.
             cache: folders::cache(None).ok(),
-            bundle,
+            wanted: Wanted::own(),
+            gates: Gates::default(),
             cage: Cage::default(),
             clock: Arc::clone(clock),
         };

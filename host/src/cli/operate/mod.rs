@@ -29,6 +29,12 @@ pub(super) const HAND_MADE: &[(&str, &[&str])] = &[
     ("agent_profile", &["agent", "profile"]),
     ("agent_suspend", &["agent", "suspend"]),
     ("audit_query", &["audit", "query"]),
+    ("component_upload", &["policy", "push"]),
+    ("component_activate", &["policy", "activate"]),
+    ("component_list", &["policy", "list"]),
+    ("component_get", &["policy", "show"]),
+    ("component_shadow", &["policy", "shadow"]),
+    ("component_report", &["policy", "report"]),
 ];
 
 /// Who calls, and what makes a repeat harmless. Beside [`Where`], the same for every operation.

@@ -2,12 +2,14 @@
 
 mod build;
 mod check;
+mod components;
 mod describe;
 mod diff;
 mod extract;
 mod format;
 mod new;
 mod replay;
+mod sign;
 mod solver;
 mod test;
 
@@ -26,7 +28,7 @@ use crate::engine::types::BundleFile;
 use crate::engine::{Cage, Engine, EngineError, PolicyComponent, Stage};
 use crate::telemetry;
 
-/// Write a policy, test it, and build the one file that decides
+/// Write a policy, test it, build the one file that decides, and put it in force
 ///
 /// A policy is a folder of text, a bundle, or a component file that was built of one; `default` names the one that the
 /// program carries.
@@ -51,6 +53,14 @@ enum Action {
     Extract(extract::Extract),
     Replay(replay::Replay),
     Solver(solver::Solver),
+    Keygen(sign::Keygen),
+    Sign(sign::Sign),
+    Push(components::Push),
+    Activate(components::Activate),
+    List(components::List),
+    Show(components::Show),
+    Shadow(components::Shadow),
+    Report(components::Report),
 }
 
 impl Policy {
@@ -67,6 +77,14 @@ impl Policy {
             Action::Extract(extract) => extract.run(output),
             Action::Replay(replay) => replay.run(output).await,
             Action::Solver(solver) => solver.run(output).await,
+            Action::Keygen(keygen) => keygen.run(output),
+            Action::Sign(sign) => sign.run(output),
+            Action::Push(push) => push.run(output).await,
+            Action::Activate(activate) => activate.run(output).await,
+            Action::List(list) => list.run(output).await,
+            Action::Show(show) => show.run(output).await,
+            Action::Shadow(shadow) => shadow.run(output).await,
+            Action::Report(report) => report.run(output).await,
         }
     }
 }

@@ -14,7 +14,8 @@ use crate::cli::progress::Progress;
 use crate::cli::transport::{Transport, Where};
 use crate::cli::{failure, folders};
 use crate::clock::SystemClock;
-use crate::engine::{Cage, default_bundle};
+use crate::engine::Cage;
+use crate::gate::Wanted;
 
 /// The profile that a tool's agent gets on the machine of the person it works for.
 pub(super) fn profile_of(tool: Tool) -> String {
@@ -136,7 +137,8 @@ impl Preparation {
             database: self.place.database(&self.data)?,
             new_admin_key: false,
             cache: folders::service_cache(None),
-            bundle: default_bundle(),
+            wanted: Wanted::own(),
+            gates: folders::gates(&self.data, None, None)?,
             cage: Cage::default(),
             clock: Arc::new(SystemClock::default()),
         };

@@ -323,9 +323,18 @@ pub(super) const STATE: &[Table] = &[
     Table::new("work_dependencies", &[("task_id", Uuid), ("depends_on", Uuid)]),
     Table::new(
         "components",
-        &[("digest", Text), ("bytes", Bytes), ("manifest", Document), ("stored_at", Time), ("stored_by", Text)],
+        &[
+            ("digest", Text),
+            ("bytes", Bytes),
+            ("manifest", Document),
+            ("stored_at", Time),
+            ("stored_by", Text),
+            ("signed_by", Text),
+            ("signed_version", Int),
+        ],
     ),
     Table::new("activations", &[("epoch", Int), ("digest", Text), ("activated_at", Time), ("activated_by", Text)]),
+    Table::new("component_shadows", &[("choice", Int), ("digest", Text), ("chosen_at", Time), ("chosen_by", Text)]),
     Table::new(
         "agent_sessions",
         &[

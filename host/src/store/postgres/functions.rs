@@ -10,10 +10,10 @@ use super::number;
 use crate::command::action::Action;
 use crate::command::agents::{AgentCreate, AgentKeyCreate, AgentKeyRevoke, AgentProfile, AgentSuspend};
 use crate::command::catalogue::{CATALOGUE, Kind};
+use crate::command::components::{ComponentActivate, ComponentShadow, ComponentUpload};
 use crate::command::handoffs::HandoffWrite;
 use crate::command::locks::{LockAcquire, LockForceRelease, LockRelease, LockRenew};
 use crate::command::memories::MemoryStore;
-use crate::command::policy::ComponentActivate;
 use crate::command::sessions::{SessionCleanup, SessionHeartbeat, SessionRegister};
 use crate::command::status::StatusReport;
 use crate::command::tasks::{TaskCancel, TaskClaim, TaskComplete, TaskExpire, TaskHeartbeat, TaskSubmit};
@@ -58,7 +58,9 @@ const FUNCTIONS: &[Function] = &[
     of::<AgentKeyRevoke>(),
     of::<AgentProfile>(),
     of::<AgentSuspend>(),
+    of::<ComponentUpload>(),
     of::<ComponentActivate>(),
+    of::<ComponentShadow>(),
     other("decision_refuse", call!("decision_refuse")),
     other("decision_answer", call!("decision_answer", "$32, $33")),
     other("decision_fail", call!("decision_fail")),
@@ -68,7 +70,7 @@ const FUNCTIONS: &[Function] = &[
 ];
 
 /// Commands that are in no catalogue: the service gives them itself.
-const OWN: [&str; 2] = [TaskExpire::NAME, ComponentActivate::NAME];
+const OWN: [&str; 1] = [TaskExpire::NAME];
 
 /// Each command has its function, and each function that makes a change is a command's.
 fn check_catalogue() -> Result<(), StoreError> {

@@ -51,6 +51,7 @@ const MIGRATIONS: &[Migration] = &[
             sql!("0003_gate/90_access.sql"),
         ],
     },
+    Migration { version: 4, name: "components", parts: &[sql!("0004_components.sql")] },
 ];
 
 /// The program's own table. The owner reads and writes it; the service reads it.

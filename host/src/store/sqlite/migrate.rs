@@ -26,6 +26,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../../migrations/sqlite/0002_sessions_and_memories.sql"),
     },
     Migration { version: 3, name: "gate", sql: include_str!("../../../../migrations/sqlite/0003_gate.sql") },
+    Migration {
+        version: 4,
+        name: "components",
+        sql: include_str!("../../../../migrations/sqlite/0004_components.sql"),
+    },
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

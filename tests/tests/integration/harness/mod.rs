@@ -28,8 +28,10 @@ use std::sync::Arc;
 
 use portreeve::app::{App, OpenError, Options};
 use portreeve::clock::{Clock, ManualClock, SharedClock, SystemClock, Time};
-use portreeve::engine::{Cage, default_bundle};
+use portreeve::engine::Cage;
+use portreeve::gate::Wanted;
 use portreeve::http::{Served, serve};
+use portreeve::vetting::Gates;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -70,11 +72,22 @@ pub(crate) struct Setup {
     pub(crate) template: bool,
     /// The test holds the time.
     pub(crate) held: bool,
+    /// What is asked of a component before it is put in force.
+    pub(crate) gates: Gates,
+    /// The policy to start with.
+    pub(crate) wanted: Wanted,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { cage: Cage::default(), clock: Arc::new(SystemClock::default()), template: true, held: false }
+        Self {
+            cage: Cage::default(),
+            clock: Arc::new(SystemClock::default()),
+            template: true,
+            held: false,
+            gates: Gates::default(),
+            wanted: Wanted::own(),
+        }
     }
 }
 
@@ -209,7 +222,8 @@ pub(crate) async fn open_app(data: &Path, setup: &Setup) -> Result<Arc<App>, Ope
         database,
         new_admin_key: false,
         cache: Some(cache_dir()),
-        bundle: default_bundle(),
+        wanted: setup.wanted.clone(),
+        gates: setup.gates.clone(),
         cage: setup.cage.clone(),
         clock: Arc::clone(&setup.clock),
     };

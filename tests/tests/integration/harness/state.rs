@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, SqliteConnec
 use super::{Server, postgres};
 
 /// Tables that hold state: what a denied request must leave as it was.
-const STATE_TABLES: [&str; 13] = [
+const STATE_TABLES: [&str; 14] = [
     "agents",
     "api_keys",
     "file_locks",
@@ -25,6 +25,7 @@ const STATE_TABLES: [&str; 13] = [
     "memories",
     "components",
     "activations",
+    "component_shadows",
     "idempotency_keys",
 ];
 

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use portreeve::app::{App, Options};
 use portreeve::clock::SystemClock;
 use portreeve::engine::{Cage, default_bundle};
+use portreeve::gate::Wanted;
 use portreeve::store::postgres::Options as Database;
+use portreeve::vetting::Gates;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
@@ -160,7 +162,8 @@ async fn a_policy_that_one_host_puts_in_force_is_in_force_at_all() {
         database: Some(Database::parse(&database).unwrap()),
         new_admin_key: false,
         cache: Some(cache_dir()),
-        bundle,
+        wanted: Wanted::named(bundle),
+        gates: Gates::default(),
         cage: Cage::default(),
         clock: Arc::new(SystemClock::default()),
     };

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use portreeve::app::{App, Options};
 use portreeve::clock::SystemClock;
 use portreeve::command::catalogue;
-use portreeve::engine::{Cage, default_bundle};
+use portreeve::engine::Cage;
+use portreeve::gate::Wanted;
 use portreeve::store::postgres::Options as Database;
+use portreeve::vetting::Gates;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -91,7 +93,8 @@ async fn service() -> (Arc<App>, Wire, String, tempfile::TempDir) {
         database: Some(Database::parse(&url).unwrap().with_connections(1)),
         new_admin_key: false,
         cache: Some(cache_dir()),
-        bundle: default_bundle(),
+        wanted: Wanted::own(),
+        gates: Gates::default(),
         cage: Cage::default(),
         clock: Arc::new(SystemClock::default()),
     };

@@ -220,7 +220,7 @@ fn tables_of(command: &str) -> &'static [&'static str] {
         Some("lock") => &["file_locks", "lock_fences"],
         Some("task") => &["work_queue"],
         Some("agent") => &["agents", "api_keys"],
-        Some("component") => &["activations", "components"],
+        Some("component") => &["activations", "component_shadows", "components"],
         _ => &[],
     }
 }
