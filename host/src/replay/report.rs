@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::compare::{Difference, differences, effect_word};
+use crate::engine::types::Effect;
 use crate::engine::{Decided, EngineError};
 use crate::store::audit::AuditRow;
 
@@ -39,6 +40,10 @@ pub struct Report {
     pub asked: u64,
     /// Decisions that are as the log has them.
     pub same: u64,
+    /// Of the others, those that were allowed and are not now.
+    pub no_longer_allowed: u64,
+    /// And those that are allowed now and were not.
+    pub newly_allowed: u64,
     /// Decisions that are not, by who asked for what, and which rules decided. Changed effects are first, then the most.
     pub changed: Vec<Group>,
     /// Rows that were not asked again, by the reason.
@@ -209,8 +214,26 @@ impl Tally {
     pub(super) fn report(self, candidate: Option<String>, threads: usize, seconds: f64) -> Report {
         let mut changed: Vec<Group> = self.groups.into_values().collect();
         changed.sort_by_key(|group| (group.recorded.effect == group.now.effect, std::cmp::Reverse(group.count)));
+        let allow = effect_word(Effect::Allow);
+        let count = |was: bool, is: bool| {
+            let alike =
+                changed.iter().filter(|one| (one.recorded.effect == allow, one.now.effect == allow) == (was, is));
+            alike.fold(0_u64, |sum, group| sum.saturating_add(group.count))
+        };
+        let (no_longer_allowed, newly_allowed) = (count(true, false), count(false, true));
         let rows = self.skipped.values().fold(self.asked, |sum, count| sum.saturating_add(*count));
-        Report { candidate, rows, asked: self.asked, same: self.same, changed, skipped: self.skipped, threads, seconds }
+        Report {
+            candidate,
+            rows,
+            asked: self.asked,
+            same: self.same,
+            no_longer_allowed,
+            newly_allowed,
+            changed,
+            skipped: self.skipped,
+            threads,
+            seconds,
+        }
     }
 }
 

@@ -108,6 +108,7 @@ async fn a_rule_that_changed_changes_the_decisions_that_it_is_about_and_no_other
     assert_eq!((&group["recorded"]["effect"], &group["now"]["effect"]), (&json!("allow"), &json!("deny")));
     assert_ne!(group["recorded"]["deciding"], group["now"]["deciding"]);
     assert_eq!(count(&report, "asked") - count(&report, "same"), 4);
+    assert_eq!((count(&report, "no_longer_allowed"), count(&report, "newly_allowed")), (4, 0));
     let samples = group["samples"].as_array().unwrap();
     assert_eq!(samples.len(), 2);
     let rows = fleet.server.audit_after(0).await;

@@ -139,6 +139,13 @@ fn print(report: &Report, output: &Output) -> Result<(), CliError> {
         (count, false) => output.paint(Tone::Bad, format_args!("{count} would be decided otherwise")),
         (count, true) => output.paint(Tone::Bad, format_args!("{count} are not what their component decides")),
     };
+    if !is_faithful && report.changes() > 0 {
+        let Report { no_longer_allowed, newly_allowed, .. } = report;
+        let others = report.changes().saturating_sub(no_longer_allowed.saturating_add(*newly_allowed));
+        output.line(format_args!(
+            "{no_longer_allowed} no longer allowed, {newly_allowed} newly allowed, {others} otherwise with the same effect"
+        ))?;
+    }
     let Report { rows, asked, threads, seconds, .. } = report;
     output.line(format_args!(
         "{asked} of {rows} row(s) asked again: {word}; {seconds:.1} s, {:.0} a second on {threads} thread(s)",
