@@ -6,7 +6,7 @@ use policy_core::{Case, Decision, Effect, EngineMode, Manifest, Obligations, Pro
 use serde::Serialize;
 
 /// What is there to exercise, and what no case does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Coverage {
     /// Rules of all kinds.
     pub rules: usize,

@@ -14,6 +14,8 @@ static POLICIES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../policies");
 
 /// Files that belong to a bundle; the rest of a folder is not read.
 const EXTENSIONS: [&str; 3] = ["toml", "cedar", "cedarschema"];
+/// A folder beside a bundle's own: components of somebody's own making, whose crates hold such files too.
+const EXAMPLES: &str = "examples";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const BUNDLE_BYTES_MAX: usize = 16 << 20;
 const FILES_MAX: usize = 2_000;
@@ -34,7 +36,7 @@ fn collect_embedded(dir: &Dir<'_>, files: &mut Vec<BundleFile>) {
             DirEntry::Dir(dir) => collect_embedded(dir, files),
             DirEntry::File(file) => {
                 let text = file.contents_utf8();
-                if let Some(text) = text.filter(|_| belongs(file.path())) {
+                if let Some(text) = text.filter(|_| belongs(file.path()) && !is_example(file.path())) {
                     files.push(BundleFile { path: bundle_path(file.path()), text: text.to_owned() });
                 }
             }
@@ -72,7 +74,7 @@ impl Reader {
             let entry = entry.map_err(|source| unreadable(&dir, source))?;
             let kind = entry.file_type().map_err(|source| unreadable(&entry.path(), source))?;
             let path = relative.join(entry.file_name());
-            if is_hidden(&path) {
+            if is_hidden(&path) || is_example(&path) {
                 continue;
             }
             if kind.is_dir() {
@@ -110,6 +112,10 @@ impl Reader {
 
 fn belongs(path: &Path) -> bool {
     path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| EXTENSIONS.contains(&extension))
+}
+
+fn is_example(path: &Path) -> bool {
+    path.starts_with(EXAMPLES)
 }
 
 fn is_hidden(path: &Path) -> bool {

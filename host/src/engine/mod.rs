@@ -14,6 +14,7 @@ mod component;
 mod convert;
 mod digest;
 mod error;
+mod module;
 mod rehearsal;
 mod runtime;
 mod snapshot;
@@ -30,6 +31,7 @@ pub use cage::{Cage, Isolation};
 pub use component::{Decided, PolicyComponent};
 pub use digest::digest_of;
 pub use error::EngineError;
+pub use module::{component_of, is_module};
 pub use rehearsal::Rehearsal;
 pub use source::source_of;
 

@@ -15,6 +15,7 @@ mod catalogue;
 mod cleanup;
 mod cli_operations;
 mod crash;
+mod example;
 mod handoffs;
 mod harness;
 mod idempotency;

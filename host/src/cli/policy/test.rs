@@ -10,7 +10,7 @@ use super::{Cache, bundle, component, explain};
 use crate::authoring::coverage::Coverage;
 use crate::authoring::junit;
 use crate::authoring::source::{Policy as Text, Source};
-use crate::authoring::testing::{CaseResult, TestRun, run, run_built};
+use crate::authoring::testing::{CaseResult, TestRun, run, run_built, run_own};
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, Tone, tame};
 use crate::cli::progress::Progress;
@@ -24,6 +24,7 @@ const WATCH_PERIOD: Duration = Duration::from_millis(300);
 ///
 /// Each case is decided by the component and natively: by the rules over the profiles, by the Cedar policies, and by both.
 /// Tells what differs from the table, and which rules no case exercises. Exits with 1 when something differs.
+/// Of a component without text, one of somebody's own making, only the tests that it runs itself are there.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  portreeve policy test ./policies --watch\n  portreeve policy test ./policies --format junit > policy.xml\n  portreeve policy test policy.wasm --min-coverage 90"
@@ -59,8 +60,11 @@ impl Test {
         if self.watch {
             return self.watch(&source, &engine, output).await;
         }
-        let files = bundle(&source)?;
-        self.once(&source, &engine, &files, output)
+        let files = source.read().and_then(|policy| policy.files()).map_err(|error| explain(&error, &source))?;
+        match files {
+            Some(files) => self.once(&source, &engine, &files, output),
+            None => self.own(&source, &engine, output),
+        }
     }
 
     fn once(
@@ -79,16 +83,34 @@ impl Test {
             tokio::task::block_in_place(|| run(engine, files, &|stage| progress.show(stage)))
         };
         let ran = ran.map_err(|error| explain(&error, source))?;
+        self.tell(&ran, source, started.elapsed(), output)
+    }
+
+    /// A component without text runs its own tests; what they exercise is not known.
+    fn own(&self, source: &Source, engine: &Engine, output: &Output) -> Result<ExitCode, CliError> {
+        if self.min_coverage.is_some() {
+            return Err(CliError::new(
+                "the component carries no text, so nobody knows which of its rules its tests exercise",
+                "leave --min-coverage out",
+            ));
+        }
+        let started = Instant::now();
+        let built = tokio::task::block_in_place(|| component(engine, source, output))?;
+        let ran = tokio::task::block_in_place(|| run_own(&built)).map_err(|error| explain(&error, source))?;
+        self.tell(&ran, source, started.elapsed(), output)
+    }
+
+    fn tell(&self, ran: &TestRun, source: &Source, took: Duration, output: &Output) -> Result<ExitCode, CliError> {
         match self.format {
-            _ if output.json => output.json(&ran)?,
-            Shape::Json => Output::new(true).json(&ran)?,
+            _ if output.json => output.json(ran)?,
+            Shape::Json => Output::new(true).json(ran)?,
             Shape::Junit => {
                 let next = "use --format json";
                 let text =
-                    junit::report(&ran).map_err(|error| CliError::new(format!("no JUnit report: {error}"), next))?;
+                    junit::report(ran).map_err(|error| CliError::new(format!("no JUnit report: {error}"), next))?;
                 output.line(text.trim_end())?;
             }
-            Shape::Text => print(&ran, source.folder(), started.elapsed(), output)?,
+            Shape::Text => print(ran, source.folder(), took, output)?,
         }
         let least = usize::from(self.min_coverage.unwrap_or(0));
         if ran.passed() && ran.coverage.percent() < least {
@@ -141,6 +163,9 @@ fn print(ran: &TestRun, folder: Option<&Path>, took: Duration, output: &Output) 
         output.line(format_args!("  expected {}", tame(&failure.expected)))?;
         output.line(format_args!("  got      {}", tame(&failure.actual)))?;
     }
+    if ran.cases.is_empty() && ran.coverage.rules == 0 {
+        return print_own(ran, took, output);
+    }
     print_coverage(&ran.coverage, output)?;
     let failed = ran.cases.iter().filter(|case| !case.failures.is_empty()).count();
     let cases = ran.cases.len();
@@ -158,6 +183,17 @@ fn print(ran: &TestRun, folder: Option<&Path>, took: Duration, output: &Output) 
         ran.own_passed,
         took.as_secs_f64(),
     ))
+}
+
+/// All that there is to say of a component without text.
+fn print_own(ran: &TestRun, took: Duration, output: &Output) -> Result<(), CliError> {
+    let (tone, word) = match ran.own_failures.len() {
+        0 => (Tone::Good, format!("{} cases as promised", ran.own_passed)),
+        failed => (Tone::Bad, format!("{failed} cases differ")),
+    };
+    let word = output.paint(tone, word);
+    let (bundle, seconds) = (tame(&ran.bundle), took.as_secs_f64());
+    output.line(format_args!("{bundle}: {word}, all run by the component itself: it carries no text; {seconds:.1} s"))
 }
 
 fn print_failure(case: &CaseResult, folder: Option<&Path>, output: &Output) -> Result<(), CliError> {
