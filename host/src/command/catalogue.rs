@@ -38,8 +38,8 @@ const SESSION_CLEANUP: &str = "For operators. Frees locks and requeues claims of
 const STATUS_REPORT: &str = "Say so when your phase changes, when something blocks you, and with needs_human when you \
     cannot go on alone. Others see your last report beside your sessions. It counts as a heartbeat.";
 const COMPONENT_UPLOAD: &str = "It is compiled and tried first: it must import nothing, know the service's operations, \
-    pass the self-test and the tests it carries. The body is the component's bytes (application/wasm). Nothing is \
-    activated by it.";
+    pass the self-test and the tests it carries. The body is the component's bytes (application/wasm), at most \
+    48 MiB. Nothing is activated by it.";
 const COMPONENT_ACTIVATE: &str = "One atomic change of the epoch, if it is the expected one and every gate of the service \
     lets it pass; the answer says what was found. What was decided before commits before, or is decided anew. An older \
     component is activated in the same way.";

@@ -144,7 +144,7 @@ fn tag(entry: &Entry) -> &'static str {
 const RESPONSES: [(&str, &str, &str, &str); 5] = [
     ("401", "Unauthenticated", "Refused", "No key, an unknown one or a revoked one; the body was not looked at"),
     ("403", "Denied", "Denied", "Policy said no, or the body names another agent than the key; nothing happened"),
-    ("413", "TooLarge", "Refused", "The body is larger than 1 MiB"),
+    ("413", "TooLarge", "Refused", "The body is larger than the operation takes: 1 MiB, or what its description says"),
     ("422", "Invalid", "Invalid", "The input is not what the operation takes; nothing happened"),
     ("503", "Unavailable", "Unavailable", "Store or policy component are not usable now; nothing happened"),
 ];

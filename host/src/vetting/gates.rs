@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use super::{Flaw, Tested};
 use crate::authoring::diff::{self, Report, Verdict};
 use crate::authoring::solver::Solver;
 use crate::authoring::source::Bundle;
 use crate::engine::{Engine, PolicyComponent, source_of};
+use crate::gate::Policy;
 use crate::replay::{self, Scope};
 use crate::signature::{PublicKey, Signature, unsigned};
 use crate::store::{StoreError, View};
@@ -103,7 +104,7 @@ impl Gates {
         tested: Tested,
         active: &Arc<PolicyComponent>,
         accept_changes: u64,
-        engine: &Engine,
+        policy: &Arc<Policy>,
         view: &View,
     ) -> Result<Weighed, Refused> {
         let newest = view.signed_version_max().await.map_err(|error| Refused::failed(&error))?;
@@ -116,7 +117,7 @@ impl Gates {
         // Nothing is wider than itself, or decides otherwise: what is in force may be put in force again.
         let is_other = candidate.digest() != active.digest();
         if let Some(solver) = self.refuse_wider.as_ref().filter(|_| is_other) {
-            let report = compare(active, candidate, engine, solver).await;
+            let report = compare(active, candidate, policy, solver).await;
             let report = report.map_err(|(reason, detail)| Refused::new(reason, detail, evidence.clone()))?;
             put(&mut evidence, "comparison", summary(&report));
             if !report.verdict.is_not_wider() {
@@ -159,19 +160,23 @@ fn put(evidence: &mut Value, name: &str, value: Value) {
 
 /// The texts of both components, which are believed only where this program makes the very same component of them.
 ///
-/// Boxed, so that whoever waits for it need not know what Cedar's types are made of.
-fn compare<'a>(
-    active: &'a Arc<PolicyComponent>,
-    candidate: &'a Arc<PolicyComponent>,
-    engine: &'a Engine,
-    solver: &'a Solver,
-) -> BoxFuture<'a, Result<Report, (&'static str, String)>> {
-    Box::pin(async move {
-        let a = made_of(engine, active, "the component in force")?;
-        let b = made_of(engine, candidate, "the component")?;
-        let compared = diff::compare(&a, &b, solver, &|_, _| ()).await;
+/// On a thread of its own from beginning to end: making components takes seconds, and what Cedar's types are made of need not be
+/// shown to be fit for changing threads, which takes the compiler minutes.
+async fn compare(
+    active: &Arc<PolicyComponent>,
+    candidate: &Arc<PolicyComponent>,
+    policy: &Arc<Policy>,
+    solver: &Solver,
+) -> Result<Report, (&'static str, String)> {
+    let (a, b) = (Arc::clone(active), Arc::clone(candidate));
+    let (policy, solver, runtime) = (Arc::clone(policy), solver.clone(), Handle::current());
+    let work = tokio::task::spawn_blocking(move || {
+        let a = made_of(policy.engine(), &a, "the component in force")?;
+        let b = made_of(policy.engine(), &b, "the component")?;
+        let compared = runtime.block_on(diff::compare(&a, &b, &solver, &|_, _| ()));
         compared.map_err(|error| ("not_comparable", error.to_string()))
-    })
+    });
+    work.await.unwrap_or_else(|error| Err(("not_comparable", error.to_string())))
 }
 
 fn made_of(engine: &Engine, component: &PolicyComponent, which: &str) -> Result<Bundle, (&'static str, String)> {
@@ -179,7 +184,7 @@ fn made_of(engine: &Engine, component: &PolicyComponent, which: &str) -> Result<
     let bytes = unsigned(component.bytes());
     let files = source_of(bytes).map_err(|error| wrong(error.to_string()))?;
     let files = files.ok_or_else(|| wrong("it does not carry the text that it was made of".to_owned()))?;
-    let again = tokio::task::block_in_place(|| engine.build_bundle(&files, &|_| {}));
+    let again = engine.build_bundle(&files, &|_| {});
     if again.map_err(|error| wrong(error.to_string()))? != bytes {
         return Err(wrong("it is not what this program makes of the text that it carries".to_owned()));
     }

@@ -79,7 +79,7 @@ impl Vetting {
             let turn = self.turn.acquire().await;
             let _turn = turn.map_err(|_| Refused::from(Flaw::Engine(EngineError::Overloaded)))?;
             let tested = self.test(candidate).await.map_err(Refused::from)?;
-            self.gates.weigh(candidate, tested, active, accept_changes, self.policy.engine(), view).await
+            self.gates.weigh(candidate, tested, active, accept_changes, &self.policy, view).await
         })
     }
 

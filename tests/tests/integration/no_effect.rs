@@ -159,6 +159,7 @@ async fn without_an_answer_from_the_component_nothing_happens() {
         let input = sample_of(entry).input.to_string().replace("{key}", "0196a5a0-0000-7000-8000-000000000000");
         let input = input.replace("{task}", "0196a5a0-0000-7000-8000-000000000000");
         let input = input.replace("{own_task}", "0196a5a0-0000-7000-8000-000000000000");
+        let input = input.replace("{component}", "AGFzbQ==").replace("{active}", &format!("sha256:{}", "0".repeat(64)));
         let reply = actor.send(crate::samples::request(entry, &serde_json::from_str(&input).unwrap())).await;
         assert_eq!(
             (reply.status, &reply.body["error"]),

@@ -81,7 +81,7 @@ async fn a_store_of_an_older_program_is_migrated_and_keeps_what_it_held() {
     old_store(dir.path()).await;
     let server = Server::start_on(dir, Setup::default()).await;
     let mut db = server.db().await;
-    assert_eq!(scalar(&mut db, "SELECT max(version) FROM schema_migrations").await, 3);
+    assert_eq!(scalar(&mut db, "SELECT max(version) FROM schema_migrations").await, 4);
     assert_eq!(scalar(&mut db, "SELECT refreshed_at FROM file_locks WHERE fencing_token = 7").await, 1000);
     assert_eq!(scalar(&mut db, "SELECT heartbeat_at FROM work_queue WHERE status = 'claimed'").await, 2000);
     assert_eq!(scalar(&mut db, "SELECT heartbeat_at IS NULL FROM work_queue WHERE status = 'completed'").await, 1);

@@ -172,7 +172,8 @@ async fn what_is_not_fit_to_decide_is_refused_by_its_own_name_and_changes_nothin
     // Fuel comes first, but on a busy machine.
     let reason = server.admin.send(upload(hostile::loops())).await.body["reason"].clone();
     assert!(reason == "out_of_fuel" || reason == "deadline", "{reason}");
-    let declared = upload(b"hello".to_vec()).header("content-length", &(200 << 20).to_string());
+    // Told by its length alone, before any of it is read.
+    let declared = upload(Vec::new()).header("content-length", &(200 << 20).to_string());
     let reply = server.admin.try_send(declared).await.unwrap();
     assert_eq!((reply.status, &reply.body["error"]), (413, &json!("body_too_large")));
     assert_eq!(server.state().await, before);
@@ -342,7 +343,8 @@ async fn two_hundred_swaps_under_load_fail_no_request_and_each_row_is_its_epochs
             }
             if row.command == "handoff_write" {
                 assert_eq!(row.decision == "deny", row.component == second, "row {}", row.seq);
-                blocked += u64::from(row.decision == "deny");
+                // A denial that was out of date by then was decided anew.
+                blocked += u64::from(row.outcome == "denied");
             }
             if row.command == "component_activate" && row.outcome == "ok" {
                 now += 1;
@@ -375,7 +377,7 @@ async fn a_shadow_sees_the_traffic_says_where_it_differs_and_decides_nothing() {
     let report = async || server.admin.get(&format!("/components/{candidate}/report")).await.ok();
     let mut seen = report().await;
     for _ in 0..100 {
-        if seen["differing"] == 5 {
+        if seen["differing"] == 5 && seen["compared"].as_u64().unwrap() >= 10 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

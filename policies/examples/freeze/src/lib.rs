@@ -23,7 +23,7 @@ const OPEN: [&str; 2] = ["docs/", "CHANGELOG.md"];
 /// What they may do, beside reading.
 const RELEASE_WORK: [&str; 5] = ["acquire_lock", "release_lock", "register_session", "heartbeat", "write_handoff"];
 /// What the service does by itself.
-const SYSTEM_WORK: [&str; 3] = ["expire_leases", "activate_component", "manage_agents"];
+const SYSTEM_WORK: [&str; 4] = ["expire_leases", "upload_component", "activate_component", "manage_agents"];
 /// Profiles of the default policy that agents have: all of them look. Who has another one is denied.
 const AGENTS: [&str; 10] = [
     "antigravity_local",

@@ -47,8 +47,14 @@ impl Request {
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
+        let names = |wanted: &str| self.headers.iter().any(|(name, _)| name == wanted);
         if !self.body.is_empty() || self.method == "POST" {
-            head.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", self.body.len()));
+            if !names("content-type") {
+                head.push_str("content-type: application/json\r\n");
+            }
+            if !names("content-length") {
+                head.push_str(&format!("content-length: {}\r\n", self.body.len()));
+            }
         }
         let mut bytes = (head + "\r\n").into_bytes();
         bytes.extend(&self.body);

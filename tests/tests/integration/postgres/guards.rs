@@ -37,7 +37,7 @@ async fn superuser(server: &Server) -> PgConnection {
 }
 
 /// A change of each state table that would be a lie, with the rules of the table itself kept as far as they can be.
-const CHANGES: [(&str, &str); 13] = [
+const CHANGES: [(&str, &str); 14] = [
     ("agents", "UPDATE agents SET profile = 'admin', facts_version = facts_version + 1"),
     ("api_keys", "UPDATE api_keys SET revoked_at = now(), revoked_by = 'a' WHERE revoked_at IS NULL"),
     ("file_locks", "UPDATE file_locks SET expires_at = expires_at + interval '1 day'"),
@@ -53,6 +53,7 @@ const CHANGES: [(&str, &str); 13] = [
         "activations",
         "INSERT INTO activations (epoch, digest, activated_by) SELECT max(epoch) + 1, min(digest), 'a' FROM activations",
     ),
+    ("component_shadows", "INSERT INTO component_shadows (choice, chosen_by) VALUES (1, 'a')"),
     ("idempotency_keys", "UPDATE idempotency_keys SET body = '{}'"),
 ];
 

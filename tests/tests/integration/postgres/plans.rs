@@ -77,7 +77,7 @@ async fn fill(data: &std::path::Path) {
 async fn scans(database: &str) -> BTreeMap<String, i64> {
     let mut conn = superuser(database).await;
     let sql = "SELECT relname::text, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'portreeve'
-               AND relname NOT IN ('activations', 'components', 'schema_migrations', 'agent_status',
+               AND relname NOT IN ('activations', 'component_shadows', 'components', 'schema_migrations', 'agent_status',
                                    'work_dependencies', 'guardrail_violations')";
     sqlx::query_as(sql).fetch_all(&mut conn).await.unwrap().into_iter().collect()
 }

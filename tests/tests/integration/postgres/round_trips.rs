@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use portreeve::app::{App, Options};
 use portreeve::clock::SystemClock;
 use portreeve::command::catalogue;
@@ -149,11 +151,19 @@ async fn a_mutation_costs_one_round_trip() {
         count(&admin, "agent_key_revoke", json!({"id": id, "key_id": other_key})).await;
         count(&admin, "agent_profile", json!({"id": id, "profile": "codex_local"})).await;
         count(&admin, "agent_suspend", json!({"id": id, "suspended": true})).await;
+        let active = app.gate().policy().active();
+        let digest = active.component.digest();
+        count(&admin, "component_upload", json!({"component": STANDARD.encode(active.component.bytes())})).await;
+        count(&admin, "component_activate", json!({"digest": digest, "expected_epoch": active.epoch})).await;
+        count(&admin, "component_shadow", json!({"digest": digest})).await;
     }
     // Beside the mutation itself: what policy is asked about has to be looked up. A claim looks whether time has something
     // to do and for its candidate, a report and a withdrawal for their task, a new profile for the agent's type.
     let looks = |name: &str| match name {
         "task_claim" => 2,
+        // That it is stored, the newest version of a signature, and what is in force and beside it afterwards.
+        "component_activate" => 4,
+        "component_shadow" => 3,
         "task_heartbeat" | "task_complete" | "task_cancel" | "agent_profile" => 1,
         _ => 0,
     };

@@ -53,6 +53,8 @@ pub(super) async fn filled() -> (Server, Fleet) {
     let once = json!({"task_type": "once", "task_description": ODD});
     let first = a.post_once("/work/submit", "key-1", once.clone()).await.done();
     a.post_once("/work/submit", "key-1", once).await.done();
+    let active = server.app().gate().policy().active().component.digest().to_owned();
+    server.admin.post(&format!("/components/{active}/shadow"), json!({})).await.done();
     (server, Fleet { a, b, suspended, revoked, token, claim, first, waiting })
 }
 
