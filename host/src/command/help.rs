@@ -147,7 +147,7 @@ static TOPICS: &[Topic] = &[
     Topic {
         name: "policy",
         summary: "What you may do, and why not",
-        nouns: &["policy_", "profile_", "network_"],
+        nouns: &["policy_", "profile_", "network_", "component_"],
         workflow: &[
             "See your own trust and limits (get_my_profile).",
             "Ask what would be said to you, without doing it (check_policy); names to connect to with check_network.",
