@@ -9,6 +9,8 @@ use crate::harness::state::{Db, drop_guards, state_tables};
 
 /// Puts a row into every table that holds state.
 pub(super) async fn fill(server: &Server) {
+    let active = server.app().gate().policy().active().component.digest().to_owned();
+    server.admin.post(&format!("/components/{active}/shadow"), json!({})).await.done();
     let a = server.agent("a", "claude_code_local").await;
     a.post_once("/locks/acquire", "key-1", json!({"file_path": "src/a.rs"})).await.done();
     let first = a.submit("build", json!({})).await;
@@ -53,7 +55,10 @@ const CHANGES: [(&str, &str); 14] = [
         "activations",
         "INSERT INTO activations (epoch, digest, activated_by) SELECT max(epoch) + 1, min(digest), 'a' FROM activations",
     ),
-    ("component_shadows", "INSERT INTO component_shadows (choice, chosen_by) VALUES (1, 'a')"),
+    (
+        "component_shadows",
+        "INSERT INTO component_shadows (choice, chosen_by) SELECT max(choice) + 1, 'a' FROM component_shadows",
+    ),
     ("idempotency_keys", "UPDATE idempotency_keys SET body = '{}'"),
 ];
 
