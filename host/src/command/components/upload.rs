@@ -143,7 +143,14 @@ impl Action for ComponentUpload {
 
 impl Command for ComponentUpload {
     async fn check(&self, _at: Lookout<'_>) -> Result<()> {
-        let Some(vetting) = self.vetting.as_ref().filter(|_| self.admitted.get().is_none()) else { return Ok(()) };
+        if self.admitted.get().is_some() {
+            return Ok(());
+        }
+        // Without anybody to look at it, it is not stored.
+        let Some(vetting) = &self.vetting else {
+            tracing::error!("a component came without anybody to look at it");
+            return Err(Error::PolicyUnavailable { code: "not_examined".to_owned(), decision_id: String::new() });
+        };
         let component = vetting.admit(Arc::clone(&self.bytes)).await.map_err(|flaw| {
             if flaw.is_ours() {
                 tracing::error!(error = %flaw, "a component could not be looked at");
