@@ -14,6 +14,10 @@ pub(crate) fn files() -> Vec<BundleFile> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
+            // Beside the bundle, not part of it: policies that are programs, with files of their own kind.
+            if path == root.join("examples") {
+                continue;
+            }
             if path.is_dir() {
                 folders.push(path);
             } else {
