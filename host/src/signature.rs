@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
+use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, KeypairBytes};
 use ed25519_dalek::{Signature as Ed25519, Signer, SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
 
@@ -127,7 +127,9 @@ impl PrivateKey {
     /// # Errors
     /// Never for a key that was read or made.
     pub fn to_pem(&self) -> Result<String, KeyError> {
-        let pem = self.0.to_pkcs8_pem(LineEnding::LF).map(|pem| pem.to_string());
+        // Without the public key, which OpenSSL 3 does not read beside the private one.
+        let pair = KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
+        let pem = pair.to_pkcs8_pem(LineEnding::LF).map(|pem| pem.to_string());
         pem.map_err(|error| KeyError::Malformed { what: "private", cause: error.to_string() })
     }
 

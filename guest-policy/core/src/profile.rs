@@ -49,7 +49,7 @@ struct Limits {
     locks_held: Option<u32>,
     open_tasks: Option<u32>,
     ttl_minutes: Option<u32>,
-    calls_per_minute: Option<u32>,
+    calls_per_minute: Option<Spanned<u32>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -85,7 +85,7 @@ impl Profile {
                 max_ttl_minutes: file.limits.ttl_minutes,
                 max_locks_held: file.limits.locks_held,
                 max_open_tasks: file.limits.open_tasks,
-                max_calls_per_minute: file.limits.calls_per_minute,
+                max_calls_per_minute: file.limits.calls_per_minute.map(Spanned::into_inner),
             },
         };
         Some(Self { info, paths, network })
@@ -117,6 +117,14 @@ impl File {
                     report.at(name.span(), format!("unknown operation `{}`", name.get_ref()));
                 }
             }
+        }
+        if let Some(calls) = self.limits.calls_per_minute.as_ref().filter(|calls| *calls.get_ref() == 0) {
+            let help = "leave the limit out; an agent that shall do nothing is suspended, or has trust 0";
+            report.at_with_help(
+                calls.span(),
+                "no call a minute: whoever has this profile can do nothing, not even look",
+                help,
+            );
         }
         self.check_grants(operations, report);
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::{core_files, problem};
 use crate::engine::types::BundleFile;
-use crate::engine::{EngineError, default_bundle, read_bundle, source_of};
+use crate::engine::{Engine, EngineError, Stage, default_bundle, read_bundle, source_of};
+use crate::signature::unsigned;
 
 /// Largest component file that is read.
 const FILE_BYTES_MAX: u64 = 128 << 20;
@@ -96,6 +97,26 @@ impl Bundle {
         let files = Source::named(name).read()?.files()?;
         let files = files.ok_or_else(|| EngineError::Source("it carries none".to_owned()))?;
         Self::load(name.display().to_string(), files)
+    }
+
+    /// Loads the text of a component, if this program makes the very same component of it: what a file says of itself is
+    /// worth nothing else. A signature is set aside.
+    ///
+    /// # Errors
+    /// When it carries no text, or is not made of it; the latter also where another version of this program made it.
+    pub fn made_into(
+        component: &[u8],
+        name: String,
+        engine: &Engine,
+        stage: &dyn Fn(Stage),
+    ) -> Result<Self, EngineError> {
+        let component = unsigned(component);
+        let files = source_of(component)?.ok_or_else(|| EngineError::Source("it carries none".to_owned()))?;
+        if engine.build_bundle(&files, stage)? != component {
+            let why = "the component is not what this program makes of it";
+            return Err(EngineError::Source(why.to_owned()));
+        }
+        Self::load(name, files)
     }
 
     /// Loads files that were read already.

@@ -35,11 +35,11 @@ pub(super) fn open(error: &OpenError, bundle: Option<&Path>) -> CliError {
         ),
         OpenError::Policy(StartError::Unusable { .. }) => CliError::new(
             error.to_string(),
-            "run the program that the other hosts run, or put another policy in force for all: --policies DIR",
+            "mend what it names; run the program that other hosts run; or name the policy that is to be in force: --policies DIR",
         ),
         OpenError::Policy(StartError::Refused(_)) => CliError::new(
             error.to_string(),
-            "the policy in force decides about its successor: start with the bundle that is in force, or use a new folder: --data DIR",
+            "the policy in force decides about its successor; name the one that is to be in force all the same: --policies DIR",
         ),
         OpenError::Bootstrap(_) => CliError::new(
             error.to_string(),

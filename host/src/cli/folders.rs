@@ -56,20 +56,32 @@ pub(super) fn cache(given: Option<PathBuf>) -> Result<PathBuf, CliError> {
         .ok_or_else(|| homeless("cache folder", "--cache DIR"))
 }
 
-/// The gates of a service on a data folder: in the file that is named, else in the folder's own.
-pub(super) fn gates(data: &Path, named: Option<&Path>, cache_given: Option<PathBuf>) -> Result<Gates, CliError> {
-    // Without a home there is no cache, and no solver in it; one may still be named or in PATH.
-    let cache = cache(cache_given).unwrap_or_else(|_| data.join("cache"));
-    Gates::read(data, named, &cache).map_err(|error| {
-        let next = match &error {
-            GatesError::Unreadable { .. } | GatesError::Malformed { .. } => {
-                "it knows require_tests, refuse_wider, require_replay, trusted_signers and solver_seconds; see docs/policy-gates.md"
-            }
-            GatesError::Key(_) => "keys are files in PEM beside it, as `portreeve policy keygen` writes them",
-            GatesError::Solver(_) => "portreeve policy solver install",
-        };
-        CliError::new(error.to_string(), next)
-    })
+/// The gates of a service that starts on a data folder: in the file that is named, else in the folder's own.
+pub(super) fn gates(data: &Path, named: Option<&Path>) -> Result<Gates, CliError> {
+    Gates::read(data, named, &solver_cache(data)).map_err(|error| gates_failed(&error))
+}
+
+/// The gates of the service whose folder is opened beside it.
+pub(super) fn gates_of_service(data: &Path) -> Result<Gates, CliError> {
+    Gates::of_service(data, &solver_cache(data)).map_err(|error| gates_failed(&error))
+}
+
+/// Without a home there is no cache, and no solver in it; one may still be named or in PATH.
+fn solver_cache(data: &Path) -> PathBuf {
+    cache(None).unwrap_or_else(|_| data.join("cache"))
+}
+
+/// What to do about gates that are not to be had.
+pub(super) fn gates_failed(error: &GatesError) -> CliError {
+    let next = match error {
+        GatesError::Unreadable { .. } | GatesError::Malformed { .. } => {
+            "it knows require_tests, refuse_wider, require_replay, trusted_signers and solver_seconds; see docs/policy-gates.md"
+        }
+        GatesError::Unkept { .. } => "the service writes it into its data folder",
+        GatesError::Key(_) => "keys are files in PEM beside it, as `portreeve policy keygen` writes them",
+        GatesError::Solver(_) => "portreeve policy solver install",
+    };
+    CliError::new(error.to_string(), next)
 }
 
 /// A variable that is set to something.

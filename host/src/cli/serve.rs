@@ -18,14 +18,17 @@ use super::{failure, folders};
 use crate::app::{App, Options};
 use crate::clock::SystemClock;
 use crate::engine::types::BundleFile;
-use crate::engine::{Cage, default_bundle, read_bundle};
+use crate::engine::{Cage, EngineError, default_bundle, read_bundle};
 use crate::gate::Wanted;
 use crate::http::{Origin, Served, serve_with};
 use crate::store::{Location, postgres};
 use crate::telemetry;
+use crate::vetting::Gates;
 
 /// How often `--watch` looks at the files.
 const WATCH_PERIOD: Duration = Duration::from_millis(300);
+/// At which look a folder that cannot be read is told of.
+const UNREAD_TOLD_AT: u32 = 3;
 /// Exit code after a second signal, as a shell reports an interrupt.
 const EXIT_INTERRUPTED: u8 = 130;
 
@@ -163,7 +166,7 @@ impl Serve {
 
     async fn open(&self, data: PathBuf, wanted: Wanted, output: &Output) -> Result<Arc<App>, CliError> {
         let database = self.database(&data, output)?;
-        let gates = folders::gates(&data, self.gates.as_deref(), None)?;
+        let gates = folders::gates(&data, self.gates.as_deref())?;
         if !gates.names().is_empty() {
             tracing::info!(gates = gates.names().join(", "), "what is asked of a policy before it is put in force");
         }
@@ -177,27 +180,60 @@ impl Serve {
             cage: Cage::default(),
             clock: Arc::new(SystemClock::default()),
         };
-        let progress = Progress::new(output);
+        let (progress, data) = (Progress::new(output), options.data.clone());
         let app = App::open(options, &|stage| progress.show(stage)).await;
-        app.map_err(|error| failure::open(&error, self.policies.as_deref()))
+        let app = app.map_err(|error| failure::open(&error, self.policies.as_deref()))?;
+        // Before anybody is let in: commands on the folder itself ask the same gates.
+        if let Err(error) = Gates::keep(&data, self.gates.as_deref()) {
+            app.close().await;
+            return Err(folders::gates_failed(&error));
+        }
+        Ok(app)
     }
 }
 
 /// Puts the policy of a folder in force whenever it changes.
 async fn watch(app: Arc<App>, folder: PathBuf, output: Output) {
     let mut last = read_bundle(&folder).ok();
+    let mut unread = Unread::default();
     loop {
         tokio::time::sleep(WATCH_PERIOD).await;
         let now = match read_bundle(&folder) {
-            Ok(now) if last.as_ref() != Some(&now) => now,
-            // A file that is being written; it is looked at again.
-            _ => continue,
+            Ok(now) => now,
+            Err(error) => {
+                if let Some(error) = unread.tell(error) {
+                    output.error(&failure::engine(&error, Some(&folder)));
+                }
+                continue;
+            }
         };
+        unread = Unread::default();
+        if last.as_ref() == Some(&now) {
+            continue;
+        }
         match app.put_in_force(now.clone()).await {
             Ok(digest) => output.note(format_args!("the policy in `{}` is in force: {digest}", folder.display())),
-            Err(error) => output.error(&failure::open(&error.into(), Some(&folder))),
+            Err(error) => {
+                output.error(&failure::open(&error.into(), Some(&folder)));
+            }
         }
         last = Some(now);
+    }
+}
+
+/// A folder that cannot be read is told once, and not at once: a file may be half written.
+#[derive(Default)]
+struct Unread {
+    said: String,
+    times: u32,
+}
+
+impl Unread {
+    fn tell(&mut self, error: EngineError) -> Option<EngineError> {
+        let said = error.to_string();
+        self.times = if said == self.said { self.times.saturating_add(1) } else { 1 };
+        self.said = said;
+        (self.times == UNREAD_TOLD_AT).then_some(error)
     }
 }
 

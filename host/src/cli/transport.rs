@@ -130,7 +130,7 @@ async fn attach(
     caller: Caller,
     output: &Output,
 ) -> Result<Transport, CliError> {
-    let gates = folders::gates(&data, None, None)?;
+    let gates = folders::gates_of_service(&data)?;
     let options = Options {
         data,
         // One caller needs no more.

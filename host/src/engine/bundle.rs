@@ -14,11 +14,13 @@ static POLICIES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../policies");
 
 /// Files that belong to a bundle; the rest of a folder is not read.
 const EXTENSIONS: [&str; 3] = ["toml", "cedar", "cedarschema"];
+/// Files that people read; they may be anywhere.
+const NOTES: &str = "md";
 /// A folder beside a bundle's own: components of somebody's own making, whose crates hold such files too.
 const EXAMPLES: &str = "examples";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const BUNDLE_BYTES_MAX: usize = 16 << 20;
-const FILES_MAX: usize = 2_000;
+pub(super) const FILES_MAX: usize = 2_000;
 const DEPTH_MAX: usize = 8;
 
 /// The bundle that the binary carries, sorted by path.
@@ -77,10 +79,18 @@ impl Reader {
             if is_hidden(&path) || is_example(&path) {
                 continue;
             }
+            // A file may be a link to one inside; a folder that is a link would be left out, and its rules with it.
+            if kind.is_symlink() && self.root.join(&path).is_dir() {
+                return Err(refused(&self.root.join(&path), "a folder of a bundle is not a link"));
+            }
             if kind.is_dir() {
                 self.read_dir(&path, depth + 1)?;
             } else if belongs(&path) {
                 self.read_file(&path)?;
+            } else if depth > 0 && path.extension().is_none_or(|ext| ext != NOTES) {
+                // Beside the folders there may be a licence and whatever; within them everything but notes is meant as a rule.
+                let what = "not a file of a bundle: those end in .toml or .cedar, in small letters";
+                return Err(refused(&self.root.join(&path), what));
             }
         }
         Ok(())

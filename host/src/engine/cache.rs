@@ -117,6 +117,12 @@ impl Cache {
     fn read(&self, kind: Kind, key: &str) -> Result<Option<Vec<u8>>, EngineError> {
         let path = self.path(kind, key);
         let fail = |source| EngineError::cache(&path, source);
+        // A pipe would keep whoever opens it until somebody writes into it.
+        if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+            tracing::warn!(path = %path.display(), "not a file: removed from the engine cache");
+            self.remove(kind, key)?;
+            return Ok(None);
+        }
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -19,6 +19,8 @@ const PROSE_BYTES_MAX: usize = 8_192;
 const MATCHED_CHARS_MAX: usize = 200;
 const DECIDING_MAX: usize = 1_000;
 const VIOLATIONS_MAX: usize = 10_000;
+/// What a decision may hold in names and texts, all together: it is answered, logged, and sampled.
+const DECISION_BYTES_MAX: usize = 512 << 10;
 const MANIFEST_LIST_MAX: usize = 20_000;
 const PROBLEMS_MAX: usize = 1_000;
 
@@ -82,7 +84,7 @@ pub(super) fn lend_files(files: &[BundleFile]) -> Vec<wit::BundleFile<'_>> {
 // --------------------------------------------------------------- decision
 
 pub(super) fn judge_decision(decision: wit::Decision) -> Judged<Decision> {
-    Ok(Decision {
+    let decision = Decision {
         effect: effect(decision.effect),
         reason: reason(decision.reason)?,
         detail: prose(decision.detail),
@@ -94,7 +96,23 @@ pub(super) fn judge_decision(decision: wit::Decision) -> Judged<Decision> {
         violations: each("violations", decision.violations, VIOLATIONS_MAX, judge_violation)?,
         obligations: obligations(&decision.obligations),
         network_rule: decision.network_rule.map(name).transpose()?,
-    })
+    };
+    let bytes = size_of(&decision);
+    if bytes > DECISION_BYTES_MAX {
+        return Err(EngineError::garbage(format!(
+            "a decision of {bytes} bytes, at most {DECISION_BYTES_MAX} are taken"
+        )));
+    }
+    Ok(decision)
+}
+
+fn size_of(decision: &Decision) -> usize {
+    let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
+    let violations = decision.violations.iter().map(|found| {
+        let Violation { pattern_name, category, matched_text, label, remedy, .. } = found;
+        [pattern_name, category, matched_text, label, remedy].iter().map(|text| text.len()).sum::<usize>()
+    });
+    texts(&decision.deciding).saturating_add(texts(&decision.diagnostics)).saturating_add(violations.sum::<usize>())
 }
 
 fn judge_violation(violation: wit::Violation) -> Judged<Violation> {
@@ -316,4 +334,37 @@ fn prose(mut text: String) -> String {
         text.truncate(text.floor_char_boundary(PROSE_BYTES_MAX));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(names: usize) -> wit::Decision {
+        wit::Decision {
+            effect: wit::Effect::Deny,
+            reason: "no".to_owned(),
+            detail: String::new(),
+            remedy: String::new(),
+            engine: wit::EngineMode::Native,
+            trust_level: 0,
+            deciding: vec!["y".repeat(NAME_BYTES_MAX); names],
+            diagnostics: Vec::new(),
+            violations: Vec::new(),
+            obligations: wit::Obligations {
+                max_ttl_minutes: None,
+                max_locks_held: None,
+                max_open_tasks: None,
+                max_calls_per_minute: None,
+            },
+            network_rule: None,
+        }
+    }
+
+    #[test]
+    fn a_decision_of_many_long_names_is_garbage() {
+        let most = DECISION_BYTES_MAX / NAME_BYTES_MAX;
+        assert_eq!(judge_decision(decision(most)).unwrap().deciding.len(), most);
+        assert_eq!(judge_decision(decision(most + 1)).unwrap_err().code(), "garbage");
+    }
 }

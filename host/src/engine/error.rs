@@ -47,7 +47,7 @@ pub enum EngineError {
     #[error("the component does not describe itself: {0}")]
     Undescribed(String),
     /// What a component carries as its source is no bundle.
-    #[error("the component's section with its bundle is damaged: {0}")]
+    #[error("the text that the component carries cannot be used: {0}")]
     Source(String),
     /// The bundle has problems.
     #[error("the bundle has {} problem(s); first: {}", .0.len(), first_problem(.0))]

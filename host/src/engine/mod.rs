@@ -20,6 +20,7 @@ mod runtime;
 mod snapshot;
 mod source;
 pub mod types;
+mod weight;
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -152,6 +153,7 @@ impl Engine {
             .finish_hex();
         let compile = || {
             progress(Stage::Compiling);
+            weight::check(bytes)?;
             wasm.precompile_component(bytes).map_err(not_a_component)
         };
         let artefact = self.cache.get_or_make(Kind::Artefact, &key, compile)?;

@@ -8,8 +8,10 @@ use std::borrow::Cow;
 use wasm_encoder::{ComponentSection, CustomSection};
 use wasmparser::{Parser, Payload};
 
+use super::bundle::FILES_MAX;
 use super::error::EngineError;
 use super::types::BundleFile;
+use crate::bounds::has_few_values;
 
 /// Name of the section.
 const SECTION: &str = "portreeve:bundle";
@@ -55,8 +57,14 @@ fn read(data: &[u8]) -> Result<Vec<BundleFile>, EngineError> {
     if data.len() > SECTION_BYTES_MAX {
         return Err(EngineError::Source(format!("{} bytes, at most {SECTION_BYTES_MAX} are read", data.len())));
     }
+    if !has_few_values(data) {
+        return Err(EngineError::Source("it holds more values than any bundle".to_owned()));
+    }
     let files: Vec<BundleFile> =
         serde_json::from_slice(data).map_err(|error| EngineError::Source(error.to_string()))?;
+    if files.len() > FILES_MAX {
+        return Err(EngineError::Source(format!("{} files, at most {FILES_MAX} are read", files.len())));
+    }
     match files.iter().find(|file| !is_plain(&file.path)) {
         Some(file) => Err(EngineError::Source(format!("`{}` is not a path inside a bundle", file.path.escape_debug()))),
         None => Ok(files),

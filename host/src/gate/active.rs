@@ -1,6 +1,6 @@
 //! Which component decides, under which epoch, and which one is asked beside it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -21,8 +21,9 @@ use crate::vetting::{Flaw, Tested, examine};
 
 /// Components that are kept ready: the one in force, the one beside it, and those that may follow or be gone back to.
 const READY_MAX: usize = 4;
-/// How many activations a start looks back for one that can be used.
-const FALL_BACK_MAX: i64 = 50;
+/// How many activations a start looks back for components that can be used, and how many of those it tries.
+const LOOK_BACK_MAX: i64 = 10_000;
+const FALL_BACK_MAX: usize = 16;
 
 /// The component that decides and the epoch it decides in.
 #[derive(Debug, Clone)]
@@ -83,7 +84,7 @@ pub enum StartError {
     /// The component is not fit to decide.
     #[error("the component cannot be put in force: {0}")]
     Flaw(#[from] Flaw),
-    /// The component in force cannot be used by this host, and another may not be put in its place for all of them.
+    /// The component in force cannot be used by this host, and nothing may be put in its place without an operator's word.
     #[error("this host cannot use the component in force ({digest}): {cause}")]
     Unusable {
         /// Which component.
@@ -91,6 +92,19 @@ pub enum StartError {
         /// Why.
         cause: String,
     },
+}
+
+impl StartError {
+    /// Whether it is this machine's fault, or the store's, and not the component's.
+    fn is_ours(&self) -> bool {
+        match self {
+            // Bytes that are gone or are others do not come back.
+            Self::Store(error) => !matches!(error, StoreError::Damaged(_)),
+            Self::Engine(EngineError::Overloaded | EngineError::Unsupported(_) | EngineError::Cache { .. }) => true,
+            Self::Flaw(flaw) => flaw.is_ours(),
+            Self::Engine(_) | Self::Refused(_) | Self::Unusable { .. } => false,
+        }
+    }
 }
 
 impl Policy {
@@ -141,16 +155,48 @@ impl Policy {
         };
         let policy = match loaded {
             Ok(component) => Self::new(engine, Active { epoch: now.epoch, component }),
-            Err(cause) => Self::fall_back(engine, &now, &cause, wanted, store, clock, progress).await?,
-        };
-        let own = now.by == authn::SYSTEM;
-        if wanted.insists || own {
-            let component = tokio::task::block_in_place(|| policy.engine.load_bundle(&wanted.files, progress))?;
-            if component.digest() != policy.active().component.digest() {
-                policy.put_in_force(&component, &json!({}), store, clock).await?;
+            Err(cause) if wanted.insists => {
+                let component = tokio::task::block_in_place(|| engine.load_bundle(&wanted.files, progress))?;
+                let policy = Self::new(engine, Active { epoch: now.epoch, component: Arc::clone(&component) });
+                policy.insist(&component, &now, &cause, store, clock).await?;
+                return Ok(policy);
             }
+            Err(cause) => Self::fall_back(engine, &now, &cause, store, clock, progress).await?,
+        };
+        if !wanted.insists && now.by != authn::SYSTEM {
+            return Ok(policy);
+        }
+        let component = tokio::task::block_in_place(|| policy.engine.load_bundle(&wanted.files, progress))?;
+        if component.digest() == policy.active().component.digest() {
+            return Ok(policy);
+        }
+        match policy.put_in_force(&component, &json!({}), store, clock).await {
+            Err(cause @ StartError::Refused(Error::Denied(_) | Error::PolicyUnavailable { .. })) if wanted.insists => {
+                policy.insist(&component, &now, &cause, store, clock).await?;
+            }
+            done => done?,
         }
         Ok(policy)
+    }
+
+    /// Puts in force what an operator names, over a component that cannot be used or lets nobody put another in its place: the
+    /// named one decides about itself, as the first one of a store does. Whoever starts a service on a store could as well
+    /// write into it; the log says what was passed over, and why.
+    async fn insist(
+        self: &Arc<Self>,
+        component: &Arc<PolicyComponent>,
+        over: &Activation,
+        cause: &StartError,
+        store: &Store,
+        clock: &SharedClock,
+    ) -> Result<(), StartError> {
+        tracing::error!(
+            passed_over = over.digest, cause = %cause, component = component.digest(),
+            "the component in force lets no other take its place; the one that was named does"
+        );
+        self.active.store(Arc::new(Active { epoch: over.epoch, component: Arc::clone(component) }));
+        let evidence = json!({"named_over": over.digest, "cause": cause.to_string()});
+        self.put_in_force(component, &evidence, store, clock).await
     }
 
     /// The policy that `store` says is in force, without putting another in its place.
@@ -169,24 +215,25 @@ impl Policy {
     }
 
     /// What was in force last and can be used takes the place of what cannot. On a database that other hosts share it does
-    /// not: they may well use what this one cannot.
+    /// not: they may well use what this one cannot. Nor where the fault is this machine's: it passes, and the policy stays.
     async fn fall_back(
         engine: Engine,
         now: &Activation,
         cause: &StartError,
-        wanted: &Wanted,
         store: &Store,
         clock: &SharedClock,
         progress: &(dyn Fn(Stage) + Sync),
     ) -> Result<Arc<Self>, StartError> {
         let unusable = || StartError::Unusable { digest: now.digest.clone(), cause: cause.to_string() };
-        if matches!(store.location(), Location::Postgres(_)) && !wanted.insists {
+        if matches!(store.location(), Location::Postgres(_)) || cause.is_ours() {
             return Err(unusable());
         }
-        let earlier = store.view().activations(FALL_BACK_MAX).await?;
-        for before in earlier.iter().filter(|before| before.digest != now.digest) {
+        let mut earlier = store.view().activations(LOOK_BACK_MAX).await?;
+        let mut seen = BTreeSet::from([now.digest.clone()]);
+        earlier.retain(|before| seen.insert(before.digest.clone()));
+        for before in earlier.iter().take(FALL_BACK_MAX) {
             let Ok(component) = load_stored(&engine, store.view(), &before.digest, progress).await else { continue };
-            if examine_blocking(&component).await.is_err() {
+            if examine_blocking(&component, component.digest()).await.is_err() {
                 continue;
             }
             tracing::error!(
@@ -216,7 +263,7 @@ impl Policy {
         clock: &'a SharedClock,
     ) -> BoxFuture<'a, Result<(), StartError>> {
         Box::pin(async move {
-            let tested = examine_blocking(component).await?;
+            let tested = examine_blocking(component, self.active().component.digest()).await?;
             self.keep_ready(component);
             let gate = Gate::new(store.clone(), Arc::clone(self), Arc::clone(clock));
             let system = authn::system(store).await?;
@@ -346,8 +393,8 @@ async fn load_stored(
     Ok(tokio::task::block_in_place(|| engine.load_component(bytes, progress))?)
 }
 
-async fn examine_blocking(component: &Arc<PolicyComponent>) -> Result<Tested, StartError> {
-    let tested = Arc::clone(component);
-    let ran = tokio::task::spawn_blocking(move || examine(&tested)).await;
+async fn examine_blocking(component: &Arc<PolicyComponent>, in_force: &str) -> Result<Tested, StartError> {
+    let (tested, in_force) = (Arc::clone(component), in_force.to_owned());
+    let ran = tokio::task::spawn_blocking(move || examine(&tested, &in_force)).await;
     Ok(ran.map_err(|error| EngineError::Trap(error.to_string()))??)
 }

@@ -4,6 +4,7 @@ mod mcp;
 mod openapi;
 mod origin;
 mod route;
+mod senders;
 mod serve;
 mod service;
 
@@ -22,6 +23,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::app::App;
 use crate::authn;
+use crate::bounds::{TOO_MANY_VALUES, has_few_values};
 use crate::command::catalogue::{Answer, Call, Entry, File};
 use crate::command::input::{Field, Place};
 use crate::error::{Error, FieldProblem, Result};
@@ -35,9 +37,6 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Files that are read at once.
-const FILES_AT_ONCE: usize = 2;
 
 /// Answers that were given before say so.
 const REPLAYED: &str = "idempotency-replayed";
@@ -125,10 +124,15 @@ async fn keyed(
     let mut circumstances = app.circumstances(request_id.to_owned());
     let key = request.headers().get("idempotency-key");
     circumstances.idempotency_key = key.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    // Held until the answer: what is sent is in memory so long.
+    let mut _turn = None;
     if place == Place::Body {
         input = match entry.file {
             None => body_fields(request.into_body(), BODY_BYTES_MAX).await?,
-            Some(file) => file_fields(file, request).await?,
+            Some(file) => {
+                _turn = Some(senders::turn(who.agent_id()).await?);
+                file_fields(file, request).await?
+            }
         };
     }
     for (name, bytes) in segments {
@@ -180,10 +184,8 @@ async fn body_bytes(body: Body, bytes_max: usize) -> Result<Bytes> {
     })
 }
 
-/// The file itself as the body, or a JSON body with the file in a field. Few at once: each is held whole before anybody
-/// has decided whether its sender may send one.
+/// The file itself as the body, or a JSON body with the file in a field.
 async fn file_fields(file: File, request: Request) -> Result<Map<String, Value>> {
-    static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(FILES_AT_ONCE);
     let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = media_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
     let is_file = media_type.eq_ignore_ascii_case(file.media_type);
@@ -193,7 +195,6 @@ async fn file_fields(file: File, request: Request) -> Result<Map<String, Value>>
     if declared.and_then(|text| text.parse::<usize>().ok()).is_some_and(|length| length > bytes_max) {
         return Err(Error::TooLarge(bytes_max));
     }
-    let _turn = TURNS.acquire().await.map_err(|_| Error::StorageUnavailable)?;
     if !is_file {
         return body_fields(request.into_body(), bytes_max).await;
     }
@@ -209,17 +210,14 @@ async fn body_fields(body: Body, bytes_max: usize) -> Result<Map<String, Value>>
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
+    let invalid = |code, msg: String| Error::Invalid(vec![FieldProblem::new("body", "", code, msg)]);
+    if !has_few_values(&bytes) {
+        return Err(invalid("json_too_large", TOO_MANY_VALUES.to_owned()));
+    }
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => {
-            Err(Error::Invalid(vec![FieldProblem::new("body", "", "dict_type", "the body should be a JSON object")]))
-        }
-        Err(error) => Err(Error::Invalid(vec![FieldProblem::new(
-            "body",
-            "",
-            "json_invalid",
-            format!("JSON decode error: {error}"),
-        )])),
+        Ok(_) => Err(invalid("dict_type", "the body should be a JSON object".to_owned())),
+        Err(error) => Err(invalid("json_invalid", format!("JSON decode error: {error}"))),
     }
 }
 

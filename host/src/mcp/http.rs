@@ -22,6 +22,7 @@ use super::call::Caller;
 use super::handler::{Handler, REVISIONS};
 use super::running::{CallName, Entered, Running};
 use crate::authn::Principal;
+use crate::bounds::{TOO_MANY_VALUES, has_few_values};
 use crate::client::{self, Client};
 
 use crate::app::App;
@@ -81,6 +82,9 @@ impl Endpoint {
         body: Bytes,
         request_id: &str,
     ) -> Response<ResponseBody> {
+        if !has_few_values(&body) {
+            return refuse(StatusCode::BAD_REQUEST, None, ErrorCode::INVALID_REQUEST, TOO_MANY_VALUES, None);
+        }
         let message: Value = match serde_json::from_slice(&body) {
             Ok(message) => message,
             Err(error) => {

@@ -36,13 +36,15 @@ pub struct Scope {
     pub until: Option<Time>,
     /// Only so many, the newest of the log.
     pub last: Option<u64>,
+    /// Only rows after this position.
+    pub after: Option<i64>,
     /// Most rows of a group that are told in full; the oldest are.
     pub samples: usize,
 }
 
 impl Default for Scope {
     fn default() -> Self {
-        Self { since: None, until: None, last: None, samples: 3 }
+        Self { since: None, until: None, last: None, after: None, samples: 3 }
     }
 }
 
@@ -130,7 +132,8 @@ async fn walk(
     let started = Instant::now();
     // A service that runs meanwhile adds rows; what it adds is not waited for.
     let newest = newest(view).await?;
-    let mut last = scope.last.map_or(0, |count| newest.saturating_sub(i64::try_from(count).unwrap_or(i64::MAX)).max(0));
+    let first = scope.last.map_or(0, |count| newest.saturating_sub(i64::try_from(count).unwrap_or(i64::MAX)).max(0));
+    let mut last = first.max(scope.after.unwrap_or(0)).min(newest);
     let of = u64::try_from(newest.saturating_sub(last)).unwrap_or_default();
     let threads = threads.max(1);
     let crew = Crew::start(threads, scope.samples)?;
@@ -152,6 +155,46 @@ async fn walk(
         Judge::Makers(_) => None,
     };
     Ok(tally.report(candidate, threads, started.elapsed().as_secs_f64()))
+}
+
+/// The latest rows of a log that can be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Latest {
+    /// They are after this position.
+    pub after: i64,
+    /// So many of them can be asked.
+    pub askable: u64,
+    /// So many rows were looked at.
+    pub looked_at: u64,
+}
+
+/// Where the latest `count` rows begin that can be asked again, among the latest twenty times as many: rows that nobody can ask
+/// (somebody named another agent than itself) are easily made.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn latest(view: &View, count: u64) -> Result<Latest, StoreError> {
+    let reach = i64::try_from(count.saturating_mul(20).saturating_add(1_000)).unwrap_or(i64::MAX);
+    let newest = newest(view).await?;
+    let least = newest.saturating_sub(reach).max(0);
+    let mut found = Latest { after: newest, askable: 0, looked_at: 0 };
+    while found.after > least && found.askable < count {
+        let before = found.after.saturating_sub(PAGE).max(least);
+        let page = view.audit_rows(before, found.after.saturating_sub(before)).await?;
+        let end = found.after;
+        for (row, _) in page.iter().rev().filter(|(row, _)| row.seq <= end) {
+            if found.askable == count {
+                break;
+            }
+            found.after = row.seq.saturating_sub(1);
+            found.looked_at = found.looked_at.saturating_add(1);
+            found.askable = found.askable.saturating_add(u64::from(compare::question(row).is_ok()));
+        }
+        if found.askable < count {
+            found.after = before;
+        }
+    }
+    Ok(found)
 }
 
 /// The position of the log's newest row.

@@ -83,8 +83,8 @@ looks! {
     pub(crate) fn activation(&self) -> Option<Activation>;
     /// The latest activations, the newest first.
     pub(crate) fn activations(&self, limit: i64) -> Vec<Activation>;
-    /// The greatest version of a signature over a component that was ever in force.
-    pub(crate) fn signed_version_max(&self) -> Option<i64>;
+    /// The greatest version of a signature by one of these keys over a component that was ever in force.
+    pub(crate) fn signed_version_max(&self, signers: &[String]) -> Option<i64>;
     /// The latest choice of what is asked beside the policy in force; none before the first.
     pub(crate) fn shadow(&self) -> Option<ShadowChoice>;
     /// Components, the one that decided last first, then those that were stored last.

@@ -10,10 +10,10 @@ use super::{Flaw, Tested};
 use crate::authoring::diff::{self, Report, Verdict};
 use crate::authoring::solver::Solver;
 use crate::authoring::source::Bundle;
-use crate::engine::{Engine, PolicyComponent, source_of};
+use crate::engine::{Engine, PolicyComponent};
 use crate::gate::Policy;
 use crate::replay::{self, Scope};
-use crate::signature::{PublicKey, Signature, unsigned};
+use crate::signature::{PublicKey, Signature};
 use crate::store::{StoreError, View};
 
 /// The gates of a service. None of them is there by default.
@@ -79,18 +79,27 @@ impl Gates {
     }
 
     /// Who signed, if the gate asks or the file says.
-    fn check_signature(&self, candidate: &PolicyComponent, newest: Option<i64>) -> Result<Value, Refused> {
+    fn check_signature(
+        &self,
+        candidate: &PolicyComponent,
+        active: &PolicyComponent,
+        newest: Option<i64>,
+    ) -> Result<Value, Refused> {
         if self.trusted_signers.is_empty() {
             return Ok(Value::Null);
         }
-        let (signature, key) = Signature::verify(candidate.bytes(), &self.trusted_signers)
-            .map_err(|distrust| Refused::new("not_trusted", distrust.to_string(), Value::Null))?;
+        let (signature, key) = Signature::verify(candidate.bytes(), &self.trusted_signers).map_err(|distrust| {
+            let signer =
+                Signature::signer(candidate.bytes()).map(|(by, version)| json!({"by": by, "version": version}));
+            Refused::new("not_trusted", distrust.to_string(), json!({"signed": signer}))
+        })?;
         let version = i64::try_from(signature.version)
             .map_err(|_| Refused::new("not_trusted", "the signature's version is out of range", Value::Null))?;
         let evidence = json!({"signed_by": key.id(), "version": version, "newest_version": newest});
-        if newest.is_some_and(|newest| version < newest) {
+        // What is in force may be put in force again; anything else has to be later than all that was.
+        if newest.is_some_and(|newest| version <= newest) && candidate.digest() != active.digest() {
             let detail = format!(
-                "version {version} is older than version {}, which was in force; sign it anew under a higher one",
+                "version {version} is not later than version {}, which was in force; sign it anew under a higher one",
                 newest.unwrap_or_default()
             );
             return Err(Refused::new("older_version", detail, evidence));
@@ -107,8 +116,10 @@ impl Gates {
         policy: &Arc<Policy>,
         view: &View,
     ) -> Result<Weighed, Refused> {
-        let newest = view.signed_version_max().await.map_err(|error| Refused::failed(&error))?;
-        let signature = self.check_signature(candidate, newest)?;
+        // Whose word counts for nothing cannot count versions either.
+        let trusted: Vec<String> = self.trusted_signers.iter().map(PublicKey::id).collect();
+        let newest = view.signed_version_max(&trusted).await.map_err(|error| Refused::failed(&error))?;
+        let signature = self.check_signature(candidate, active, newest)?;
         let mut evidence = json!({"gates": self.names(), "tests": tested, "signature": signature});
         if self.require_tests && tested.cases == 0 {
             let detail = "the component carries no test, and the service requires some (require_tests)";
@@ -125,7 +136,17 @@ impl Gates {
             }
         }
         if let Some(rows) = self.require_replay.filter(|_| is_other) {
-            let scope = Scope { last: Some(rows), ..Scope::default() };
+            let latest = replay::latest(view, rows).await.map_err(|error| Refused::failed(&error))?;
+            put(&mut evidence, "replay", json!({"askable": latest.askable, "looked_at": latest.looked_at}));
+            if latest.askable < rows && latest.after > 0 {
+                let detail = format!(
+                    "only {} of the latest {} rows of the log can be asked again, and the service requires {rows} \
+                     (require_replay)",
+                    latest.askable, latest.looked_at
+                );
+                return Err(Refused::new("replay_short", detail, evidence));
+            }
+            let scope = Scope { after: Some(latest.after), ..Scope::default() };
             let replayed = replay::replay(view, candidate, &scope, 1, &|_| {}).await;
             let report = replayed.map_err(|error| {
                 tracing::error!(error = %error, "a candidate's replay failed");
@@ -180,15 +201,8 @@ async fn compare(
 }
 
 fn made_of(engine: &Engine, component: &PolicyComponent, which: &str) -> Result<Bundle, (&'static str, String)> {
-    let wrong = |why: String| ("not_comparable", format!("{which} cannot be compared: {why}"));
-    let bytes = unsigned(component.bytes());
-    let files = source_of(bytes).map_err(|error| wrong(error.to_string()))?;
-    let files = files.ok_or_else(|| wrong("it does not carry the text that it was made of".to_owned()))?;
-    let again = engine.build_bundle(&files, &|_| {});
-    if again.map_err(|error| wrong(error.to_string()))? != bytes {
-        return Err(wrong("it is not what this program makes of the text that it carries".to_owned()));
-    }
-    Bundle::load(component.digest().to_owned(), files).map_err(|error| wrong(error.to_string()))
+    let made = Bundle::made_into(component.bytes(), component.digest().to_owned(), engine, &|_| {});
+    made.map_err(|why| ("not_comparable", format!("{which} cannot be compared: {why}")))
 }
 
 fn summary(report: &Report) -> Value {

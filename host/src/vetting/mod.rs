@@ -8,6 +8,7 @@ mod gates;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -20,6 +21,8 @@ use crate::engine::{EngineError, PolicyComponent};
 use crate::gate::Policy;
 use crate::store::View;
 
+/// How long somebody waits for others whose components are looked at.
+const TURN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Components whose tests are remembered.
 const TESTED_MAX: usize = 256;
 
@@ -30,15 +33,17 @@ pub struct Vetting {
     gates: Gates,
     /// What the same component comes to is the same: nothing that it is asked here depends on anything else.
     tested: Mutex<BTreeMap<String, Tested>>,
-    /// Compiling and testing take seconds of all processors; one component at a time.
-    turn: Semaphore,
+    /// Compiling and testing take seconds of all processors, and what is handed in can be made to take long: one such at a time.
+    uploads: Semaphore,
+    /// What is to be put in force does not wait for what somebody else hands in.
+    activations: Semaphore,
 }
 
 impl Vetting {
     /// With the policy in force, and the gates of the service's configuration.
     #[must_use]
     pub fn new(policy: Arc<Policy>, gates: Gates) -> Self {
-        Self { policy, gates, tested: Mutex::default(), turn: Semaphore::new(1) }
+        Self { policy, gates, tested: Mutex::default(), uploads: Semaphore::new(1), activations: Semaphore::new(1) }
     }
 
     /// The gates in force.
@@ -58,7 +63,8 @@ impl Vetting {
     /// # Errors
     /// [`Flaw`], when they are no component, or one that is not fit to decide.
     pub(crate) async fn admit(&self, bytes: Arc<[u8]>) -> Result<Arc<PolicyComponent>, Flaw> {
-        let _turn = self.turn.acquire().await.map_err(|_| Flaw::Engine(EngineError::Overloaded))?;
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.uploads.acquire()).await;
+        let _turn = turn.map_err(|_| Flaw::Engine(EngineError::Overloaded))?;
         let component = self.policy.load(bytes).await?;
         self.test(&component).await?;
         Ok(component)
@@ -76,7 +82,7 @@ impl Vetting {
         view: &'a View,
     ) -> BoxFuture<'a, Result<Weighed, Refused>> {
         Box::pin(async move {
-            let turn = self.turn.acquire().await;
+            let turn = tokio::time::timeout(TURN_TIMEOUT, self.activations.acquire()).await;
             let _turn = turn.map_err(|_| Refused::from(Flaw::Engine(EngineError::Overloaded)))?;
             let tested = self.test(candidate).await.map_err(Refused::from)?;
             self.gates.weigh(candidate, tested, active, accept_changes, &self.policy, view).await
@@ -87,8 +93,8 @@ impl Vetting {
         if let Some(tested) = self.lock_tested().get(component.digest()) {
             return Ok(tested.clone());
         }
-        let asked = Arc::clone(component);
-        let tested = tokio::task::spawn_blocking(move || examine(&asked)).await;
+        let (asked, in_force) = (Arc::clone(component), self.policy.active());
+        let tested = tokio::task::spawn_blocking(move || examine(&asked, in_force.component.digest())).await;
         let tested = tested.map_err(|error| Flaw::Engine(EngineError::Trap(error.to_string())))??;
         let mut all = self.lock_tested();
         if all.len() >= TESTED_MAX {

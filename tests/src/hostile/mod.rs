@@ -245,6 +245,12 @@ pub fn wrong_types() -> Vec<u8> {
     ))
 }
 
+/// Some ten kilobytes that would take the compiler a minute: nested loops over many locals.
+pub fn heavy() -> Vec<u8> {
+    let (locals, open, close) = ("i32 ".repeat(1_000), "(loop ".repeat(1_000), ")".repeat(1_000));
+    text(&format!("(component (core module (func (local {locals}) {open}{close})))"))
+}
+
 /// A core module, which is no component.
 pub fn core_module() -> Vec<u8> {
     text("(module)")

@@ -220,6 +220,49 @@ fn a_component_with_foreign_text_is_found_out() {
 }
 
 #[test]
+fn a_component_is_not_compared_by_what_it_says_of_itself() {
+    let author = Author::new();
+    author.build("one.wasm", 0);
+    // The same section with the text, behind rules that nobody has seen.
+    let mut other = fs::read(author.file("one.wasm")).unwrap();
+    let at = other.windows(7).position(|window| window == b"suspend").unwrap();
+    other[at] = b'S';
+    fs::write(author.file("liar.wasm"), other).unwrap();
+    let diff = |words: &[&str]| cli(["policy", "diff"]).arg(&author.folder).args(words).arg(author.file("liar.wasm"));
+    let said = diff(&[]).told(1);
+    assert!(said.contains("not what this program makes") && said.contains("--unverified"), "{said}");
+    assert!(diff(&["--unverified"]).told(0).contains("B is equivalent"));
+    let honest = cli(["policy", "diff"]).arg(&author.folder).arg(author.file("one.wasm"));
+    assert!(honest.told(0).contains("B is equivalent"));
+}
+
+#[test]
+fn nothing_of_a_bundle_is_left_out_in_silence() {
+    let author = Author::new();
+    for name in ["profiles/evil.yaml", "profiles/codex_local.TOML", "cedar/notes.txt"] {
+        fs::write(author.folder.join(name), "").unwrap();
+        let said = author.told("check", &[], 1);
+        assert!(said.contains(name) && said.contains("not a file of a bundle"), "{said}");
+        fs::remove_file(author.folder.join(name)).unwrap();
+    }
+    fs::write(author.folder.join("LICENSE.txt"), "ours").unwrap();
+    author.told("check", &[], 0);
+    fs::rename(author.folder.join("guardrails"), author.file("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(author.file("elsewhere"), author.folder.join("guardrails")).unwrap();
+    let said = author.told("check", &[], 1);
+    assert!(said.contains("guardrails") && said.contains("not a link"), "{said}");
+}
+
+#[test]
+fn only_a_file_is_written_over() {
+    let author = Author::new();
+    let link = author.file("link.wasm");
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    let said = cli(["policy", "build"]).arg(&author.folder).arg("-o").arg(&link).told(1);
+    assert!(said.contains("no file") && fs::read_link(&link).is_ok(), "{said}");
+}
+
+#[test]
 fn a_policy_that_fails_its_own_tests_is_not_built() {
     let author = Author::new();
     author.edit("profiles/evaluator.toml", |text| text.replace("trust = 2", "trust = 1"));

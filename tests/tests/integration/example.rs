@@ -9,8 +9,8 @@ use portreeve::engine::{Cage, Engine, PolicyComponent, default_bundle, digest_of
 use serde_json::json;
 use tests::hostile;
 
-use crate::harness::cache_dir;
 use crate::harness::cli::cli;
+use crate::harness::{Server, cache_dir};
 
 fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("policies/examples/freeze")
@@ -80,6 +80,30 @@ fn a_policy_of_somebodys_own_making_is_built_and_decides() {
         operations
     };
     assert_eq!(sorted(&freeze), sorted(&default));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_of_somebodys_own_making_is_put_in_force_and_taken_out_again() {
+    let (module, dir) = (module(), tempfile::tempdir().unwrap());
+    let file = dir.path().join("freeze.policy.wasm");
+    cli(["policy", "build"]).arg(&module).arg("-o").arg(&file).json(0);
+    let server = Server::start().await;
+    let default = server.app().gate().policy().active().component.digest().to_owned();
+    let worker = server.agent("worker", "claude_code_remote").await;
+    let releaser = server.agent("release-1", "claude_code_remote").await;
+    let told = cli(["policy", "push"]).arg(&file).arg("--activate").to(&server.admin).told(0);
+    assert!(told.contains("in force as epoch 2"), "{told}");
+
+    let take = |path: &str| json!({"file_path": path, "reason": "notes"});
+    worker.post("/locks/acquire", take("docs/notes.md")).await.denied("frozen");
+    releaser.post("/locks/acquire", take("src/main.rs")).await.denied("frozen_path");
+    releaser.post("/locks/acquire", take("docs/notes.md")).await.done();
+    worker.get("/locks/status/docs%2Fnotes.md").await.ok();
+    // Over a restart as well, and the way back is open.
+    let server = server.restart().await;
+    server.again(&worker).post("/locks/acquire", take("docs/notes.md")).await.denied("frozen");
+    cli(["policy", "activate"]).arg(&default).to(&server.admin).told(0);
+    server.again(&worker).post("/locks/acquire", take("src/main.rs")).await.done();
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod attacks;
 mod audit;
 mod authoring;
+mod bodies;
 mod cage;
 mod catalogue;
 mod cleanup;
@@ -44,6 +45,7 @@ mod swap;
 mod tidy;
 mod trust;
 mod waits;
+mod watching;
 mod work;
 mod work_claims;
 mod work_leases;

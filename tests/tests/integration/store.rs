@@ -11,12 +11,21 @@ use sqlx::{ConnectOptions, Connection};
 use crate::harness::state::{connect, execute, scalar};
 use crate::harness::{Server, Setup, copy_template, open_app};
 
-/// Files of a folder with their contents, without what SQLite keeps beside a database.
+/// Files of a folder with their contents, without what SQLite keeps beside a database: a connection that was closed a moment
+/// ago may take those away while they are looked at.
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
-    let named =
-        files.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()));
-    named.filter(|(name, bytes)| !(name.ends_with("-shm") || name.ends_with("-wal") && bytes.is_empty())).collect()
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let names = files.map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
+    let read = |name: String| {
+        let path = dir.join(&name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Some((name, bytes)),
+            Err(_) if name.ends_with("-wal") || path.is_dir() => None,
+            Err(error) => panic!("{name}: {error}"),
+        }
+    };
+    let kept = names.filter(|name| !name.ends_with("-shm")).filter_map(read);
+    kept.filter(|(name, bytes)| !(name.ends_with("-wal") && bytes.is_empty())).collect()
 }
 
 /// Opening must fail, say this, and leave the files as they are.

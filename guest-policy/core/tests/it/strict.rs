@@ -100,6 +100,16 @@ fn cases_about_what_is_not_there_are_told() {
 }
 
 #[test]
+fn a_profile_that_may_never_call_is_refused() {
+    let mut files = files();
+    let profile = files.iter_mut().find(|file| file.path == "profiles/admin.toml").unwrap();
+    profile.text += "\n[limits]\ncalls_per_minute = 0\n";
+    let found = Policy::load(&files).err().unwrap();
+    assert_eq!((found.len(), found[0].file.as_str()), (1, "profiles/admin.toml"), "{found:#?}");
+    assert!(found[0].message.contains("no call a minute") && found[0].line.is_some(), "{found:#?}");
+}
+
+#[test]
 fn all_is_told_at_once() {
     let mut files = files();
     for (path, more) in [

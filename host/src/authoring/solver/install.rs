@@ -13,8 +13,10 @@ use tokio::process::Command;
 
 use super::{PROGRAM, Process, Solver, SolverError};
 
-/// What is installed, exactly.
+/// What is installed.
 pub const PACKAGE: &str = "cvc5==1.4.2";
+/// The same byte by byte: pip holds what it gets against these digests.
+const REQUIREMENTS: &str = include_str!("requirements.txt");
 /// The package has a library and no program.
 const SCRIPT: &str = include_str!("smtlib.py");
 /// For the problems that a new solver is tried on.
@@ -48,8 +50,11 @@ pub async fn install(dir: &Path, say: &(dyn Fn(&'static str) + Sync)) -> Result<
     say("making a virtual environment of Python");
     run("python3", &["-I", "-m", "venv", "--clear"], &[&root.join("venv")]).await?;
     say("installing cvc5 with pip");
-    let pip = ["-I", "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", PACKAGE];
-    run(&python, &pip, &[]).await?;
+    let pip = ["-I", "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"];
+    let wheels = ["--require-hashes", "--only-binary", ":all:", "--requirement"];
+    let requirements = root.join("requirements.txt");
+    write(&requirements, REQUIREMENTS, 0o644).map_err(failed("cannot write into"))?;
+    run(&python, &[&pip[..], &wheels].concat(), &[&requirements]).await?;
     write(&script, SCRIPT, 0o644).map_err(failed("cannot write into"))?;
     // Last, so that nobody finds half an installation.
     write(&program, &launcher, 0o755).map_err(failed("cannot write into"))?;

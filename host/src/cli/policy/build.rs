@@ -14,7 +14,7 @@ use super::{Cache, bundle, explain};
 use crate::authoring::source::{Policy as Text, Source};
 use crate::authoring::testing;
 use crate::cli::error::CliError;
-use crate::cli::output::{Output, Tone};
+use crate::cli::output::{Output, Tone, tame};
 use crate::cli::progress::Progress;
 use crate::engine::{EngineError, PolicyComponent, component_of, digest_of, is_module};
 
@@ -64,7 +64,12 @@ impl Build {
                 "file": self.out, "component": digest_of(&bytes), "bytes": bytes.len(), "manifest": manifest,
             }))?;
         } else {
-            output.line(format_args!("{}  {} {}", self.out.display(), manifest.name, manifest.version))?;
+            output.line(format_args!(
+                "{}  {} {}",
+                self.out.display(),
+                tame(&manifest.name),
+                tame(&manifest.version)
+            ))?;
             output.line(format_args!("component  {}", output.paint(Tone::Good, component.digest())))?;
             let seconds = started.elapsed().as_secs_f64();
             output.line(format_args!("{} bytes in {seconds:.1} s; {} cases as promised", bytes.len(), cases))?;
@@ -113,8 +118,12 @@ struct Built {
     passed: bool,
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all. Only a file is taken the place of: not a device, and not what a link leads to.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        let what = format!("`{}` is there, and is no file", path.display());
+        return Err(CliError::new(what, "choose another file: -o FILE"));
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = tempfile::Builder::new().permissions(readable()).tempfile_in(folder).and_then(|mut file| {
         file.write_all(bytes)?;

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Cache, component};
 use crate::authoring::source::Source;
 use crate::cli::error::CliError;
-use crate::cli::output::{Output, Tone};
+use crate::cli::output::{Output, Tone, tame};
 use crate::engine::PolicyComponent;
 use crate::engine::source_of;
 use crate::engine::types::{Manifest, ProfileInfo};
@@ -46,7 +46,7 @@ fn print(component: &PolicyComponent, output: &Output) -> Result<(), CliError> {
         let files = text.map(|files| files.into_iter().map(|file| file.path).collect::<Vec<_>>());
         return output.json(&json!({"component": component.digest(), "manifest": manifest, "files": files}));
     }
-    output.line(format_args!("bundle     {} {}", manifest.name, manifest.version))?;
+    output.line(format_args!("bundle     {} {}", tame(&manifest.name), tame(&manifest.version)))?;
     output.line(format_args!("engine     {}", name_of(&manifest.engine)))?;
     output.line(format_args!("component  {}", component.digest()))?;
     output.line(format_args!("files      {}", manifest.bundle_digest))?;

@@ -13,11 +13,12 @@ use crate::authoring::diff::{
     self, Change, DiffError, Direction, Environment, Matrix, Only, Report, Section, Side, Verdict, Witness,
 };
 use crate::authoring::solver::{self, Solver};
-use crate::authoring::source::{Bundle, Source};
+use crate::authoring::source::{Bundle, Policy as Text, Source};
 use crate::cli::error::CliError;
 use crate::cli::folders;
 use crate::cli::output::{Output, Tone, tame};
-use crate::cli::progress::Proving;
+use crate::cli::progress::{Progress, Proving};
+use crate::engine::{Cage, Engine, EngineError};
 use crate::store::audit::name_of;
 
 /// The second bundle is wider, or nobody can tell.
@@ -25,7 +26,8 @@ const EXIT_NOT_NARROWER: u8 = 3;
 
 /// Compare two policy bundles: is the second one wider?
 ///
-/// A and B are folders with a bundle, files that were built of one, or `default` for the one that the program carries. Profiles, operations, guardrails and
+/// A and B are folders with a bundle, files that were built of one, or `default` for the one that the program carries; a file is
+/// made again of the text that it carries, and must come out the same. Profiles, operations, guardrails and
 /// network rules are compared item by item, the decisions of the authorization matrix cell by cell, and the Cedar policies by
 /// proof, for every request there can be: where B allows more, such a request is shown. What cannot be proven counts as wider.
 /// The proof needs a solver: portreeve policy solver install.
@@ -43,15 +45,20 @@ pub(super) struct Diff {
     /// Seconds that the solver may take for one question
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     limit: u32,
-    /// Where the solver is looked for [env: PORTREEVE_CACHE] [default: ~/.cache/portreeve]
+    /// Believe the text that a component file carries, without making the component again of it: for files that another
+    /// version of the program built
+    #[arg(long)]
+    unverified: bool,
+    /// Where the solver is looked for, and compiled policies are kept [env: PORTREEVE_CACHE] [default: ~/.cache/portreeve]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 }
 
 impl Diff {
     pub(super) async fn run(self, output: &Output) -> Result<ExitCode, CliError> {
-        let (a, b) = (named(&self.a)?, named(&self.b)?);
-        let folder = solver::folder(&folders::cache(self.cache)?);
+        let cache = folders::cache(self.cache.clone())?;
+        let (a, b) = (self.read(&self.a, &cache, output)?, self.read(&self.b, &cache, output)?);
+        let folder = solver::folder(&cache);
         let program = solver::find(&folder).map_err(|error| explain(&error))?;
         let solver = Solver { program, limit: Duration::from_secs(self.limit.into()) };
         let bar = Proving::new(output);
@@ -65,10 +72,29 @@ impl Diff {
         }
         Ok(if report.verdict.is_not_wider() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NOT_NARROWER) })
     }
-}
 
-fn named(argument: &Path) -> Result<Bundle, CliError> {
-    Bundle::named(argument).map_err(|error| super::explain(&error, &Source::named(argument)))
+    /// The text of a policy; of a component file, if the component is made of it.
+    fn read(&self, argument: &Path, cache: &Path, output: &Output) -> Result<Bundle, CliError> {
+        let source = Source::named(argument);
+        let explained = |error: EngineError| super::explain(&error, &source);
+        let Text::Component(bytes) = source.read().map_err(explained)? else {
+            return Bundle::named(argument).map_err(explained);
+        };
+        if self.unverified {
+            return Bundle::named(argument).map_err(explained);
+        }
+        let engine = Engine::open(cache, Cage::default()).map_err(explained)?;
+        let progress = Progress::new(output);
+        let name = argument.display().to_string();
+        tokio::task::block_in_place(|| Bundle::made_into(&bytes, name, &engine, &|stage| progress.show(stage)))
+            .map_err(|error| match error {
+                EngineError::Source(_) => CliError::new(
+                    format!("`{}`: {error}", argument.display()),
+                    "compare the folder it was built of; or with --unverified what it says of itself, if you trust who made it",
+                ),
+                error => explained(error),
+            })
+    }
 }
 
 fn failed(error: &DiffError) -> CliError {

@@ -13,6 +13,7 @@ use crate::authoring::source::{Policy as Text, Source};
 use crate::cli::error::{CliError, EXIT_REFUSED};
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
+use crate::signature::unsigned;
 
 /// Write the text that a component was made of into a folder
 ///
@@ -78,7 +79,7 @@ impl Extract {
         let engine = self.cache.engine()?;
         let progress = Progress::new(output);
         let again = tokio::task::block_in_place(|| engine.build_bundle(&files, &|stage| progress.show(stage)));
-        if again.map_err(|error| explain(&error, source))?.as_slice() == bytes.as_ref() {
+        if again.map_err(|error| explain(&error, source))?.as_slice() == unsigned(bytes) {
             return Ok(());
         }
         Err(CliError::new(

@@ -87,7 +87,13 @@ impl Replay {
     }
 
     async fn ask(&self, store: &Store, output: &Output) -> Result<Report, CliError> {
-        let scope = Scope { since: self.since, until: self.until, last: self.last, samples: usize::from(self.limit) };
+        let scope = Scope {
+            since: self.since,
+            until: self.until,
+            last: self.last,
+            after: None,
+            samples: usize::from(self.limit),
+        };
         let threads =
             self.threads.map_or_else(|| thread::available_parallelism().map_or(1, NonZeroUsize::get), usize::from);
         let engine = self.cache.engine()?;

@@ -27,7 +27,7 @@ enum Action {
 /// Install cvc5 into the cache folder, where `policy diff` finds it
 ///
 /// Makes a virtual environment of Python there, installs the package cvc5 with pip in the version that this program was tested
-/// with, writes a small program beside it that speaks SMT-LIB, and tries that. Done again it only looks. Needs python3 with
+/// with (a wheel whose digest it knows, and no other file), writes a small program beside it that speaks SMT-LIB, and tries that. Done again it only looks. Needs python3 with
 /// venv (Debian: python3-venv), and pip's way to a package index. A cvc5 of your own is used instead where the variable CVC5
 /// names it; one in PATH is used where none is installed here.
 #[derive(Debug, Args)]

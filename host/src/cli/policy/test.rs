@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Cache, bundle, component, explain};
 use crate::authoring::coverage::Coverage;
@@ -125,6 +126,9 @@ impl Test {
     /// Runs whenever the files change. A policy that does not load is told, and waited for.
     async fn watch(&self, source: &Source, engine: &Engine, output: &Output) -> Result<ExitCode, CliError> {
         let mut last: Option<Result<Vec<BundleFile>, CliError>> = None;
+        // From the beginning on, so that none is lost that comes while the cases run.
+        let mut interrupts = signal(SignalKind::interrupt())
+            .map_err(|error| CliError::new(format!("cannot listen for Ctrl-C: {error}"), "run it without --watch"))?;
         loop {
             let now = bundle(source);
             if last.as_ref() != Some(&now) {
@@ -143,7 +147,7 @@ impl Test {
             }
             tokio::select! {
                 () = tokio::time::sleep(WATCH_PERIOD) => {}
-                _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+                _ = interrupts.recv() => return Ok(ExitCode::SUCCESS),
             }
             if output.is_reader_gone() {
                 return Ok(ExitCode::SUCCESS);

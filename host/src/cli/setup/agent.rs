@@ -138,7 +138,7 @@ impl Preparation {
             new_admin_key: false,
             cache: folders::service_cache(None),
             wanted: Wanted::own(),
-            gates: folders::gates(&self.data, None, None)?,
+            gates: folders::gates_of_service(&self.data)?,
             cage: Cage::default(),
             clock: Arc::new(SystemClock::default()),
         };

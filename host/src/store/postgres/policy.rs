@@ -105,11 +105,11 @@ impl View {
         Ok(rows.iter().map(activation).collect::<Result<_, _>>()?)
     }
 
-    pub(in crate::store) async fn signed_version_max(&self) -> Result<Option<i64>, StoreError> {
+    pub(in crate::store) async fn signed_version_max(&self, signers: &[String]) -> Result<Option<i64>, StoreError> {
         let sql = "SELECT max(c.signed_version) AS version FROM portreeve.components c
-                   WHERE c.workspace = portreeve.current_workspace() AND EXISTS (
+                   WHERE c.workspace = portreeve.current_workspace() AND c.signed_by = ANY ($1) AND EXISTS (
                        SELECT 1 FROM portreeve.activations v WHERE v.workspace = c.workspace AND v.digest = c.digest)";
-        let rows = self.fetch_list(|| sqlx::query(sql)).await?;
+        let rows = self.fetch_list(|| sqlx::query(sql).bind(signers.to_vec())).await?;
         Ok(rows.first().map(|row| row.try_get::<Option<i64>, _>("version")).transpose()?.flatten())
     }
 

@@ -1,5 +1,6 @@
 //! Components, which of them decides, and which is asked beside it, in SQLite.
 
+use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -138,10 +139,11 @@ impl View {
         Ok(rows.iter().map(activation).collect::<Result<_, _>>()?)
     }
 
-    pub(in crate::store) async fn signed_version_max(&self) -> Result<Option<i64>, StoreError> {
+    pub(in crate::store) async fn signed_version_max(&self, signers: &[String]) -> Result<Option<i64>, StoreError> {
         let sql = "SELECT max(c.signed_version) FROM components c
-                   WHERE EXISTS (SELECT 1 FROM activations v WHERE v.digest = c.digest)";
-        Ok(sqlx::query_scalar(sql).fetch_one(self.pool()).await?)
+                   WHERE c.signed_by IN (SELECT value FROM json_each(?1))
+                     AND EXISTS (SELECT 1 FROM activations v WHERE v.digest = c.digest)";
+        Ok(sqlx::query_scalar(sql).bind(json!(signers).to_string()).fetch_one(self.pool()).await?)
     }
 
     pub(in crate::store) async fn shadow(&self) -> Result<Option<ShadowChoice>, StoreError> {

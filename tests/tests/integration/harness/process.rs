@@ -58,13 +58,22 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the server on a folder, and returns when it accepts connections.
     pub(crate) async fn start(data: &Path) -> Self {
+        Self::start_with(data, &[]).await
+    }
+
+    /// The same with more words on its command line.
+    pub(crate) async fn start_with(data: &Path, words: &[&str]) -> Self {
         let database =
             if postgres::is_for(data) { Some(postgres::service_url(&postgres::of(data).await)) } else { None };
-        Self::start_on(data, database)
+        Self::spawn(data, database, words)
     }
 
     /// The same on a database that a URL names.
     pub(crate) fn start_on(data: &Path, database: Option<String>) -> Self {
+        Self::spawn(data, database, &[])
+    }
+
+    fn spawn(data: &Path, database: Option<String>, words: &[&str]) -> Self {
         let ready = data.join("ready.json");
         drop(std::fs::remove_file(&ready));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("stderr.log")).unwrap();
@@ -75,6 +84,7 @@ impl Process {
             .arg(&ready)
             .arg("--cache")
             .arg(cache_dir())
+            .args(words)
             .env_remove("PORTREEVE_API_KEY")
             .env_remove("PORTREEVE_DATABASE_URL")
             .envs(database.map(|url| ("PORTREEVE_DATABASE_URL", url)))
