@@ -23,4 +23,5 @@ pub mod replay;
 pub mod signature;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 pub mod vetting;

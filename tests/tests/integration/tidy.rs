@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 500;
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
 /// Files below a folder of the workspace, with their path from its root and their text.
-fn files(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
+pub(crate) fn files(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
     let (mut found, mut open) = (Vec::new(), vec![root().join(folder)]);
     while let Some(dir) = open.pop() {
         for entry in fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {

@@ -1,5 +1,7 @@
 //! `portreeve audit`: who asked for what, what was decided, and whether the log is whole.
 
+mod export;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +9,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::body::{fields, hint, items, short_time, text};
-use super::error::CliError;
-use super::failure;
-use super::output::{Output, Tone, tame};
-use super::transport::{Transport, Where};
+use crate::cli::body::{fields, hint, items, short_time, text};
+use crate::cli::error::CliError;
+use crate::cli::failure;
+use crate::cli::output::{Output, Tone, tame};
+use crate::cli::transport::{Transport, Where};
 use crate::clock::{Clock, SystemClock, Time};
 use crate::store::{Location, Store};
 use crate::telemetry;
@@ -31,9 +33,9 @@ const PAGE: i64 = 1000;
 /// and is audited too: agents below trust 3 see their own rows only.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  portreeve audit tail --follow\n  portreeve audit query --decision deny --since 1h --json\n  portreeve audit verify"
+    after_help = "Examples:\n  portreeve audit tail --follow\n  portreeve audit query --decision deny --since 1h --json\n  portreeve audit verify\n  portreeve audit export --format jsonl -o log.jsonl"
 )]
-pub(super) struct Audit {
+pub(in crate::cli) struct Audit {
     #[command(flatten)]
     place: Where,
     #[command(subcommand)]
@@ -45,6 +47,7 @@ enum Action {
     Tail(Tail),
     Query(Query),
     Verify(Verify),
+    Export(export::Export),
 }
 
 /// Show the newest rows, oldest of them first; with --json one object a line
@@ -94,7 +97,7 @@ struct Query {
 struct Verify {}
 
 /// A time as people write it: a point, or how long ago.
-pub(super) fn parse_time(text: &str) -> Result<Time, String> {
+pub(in crate::cli) fn parse_time(text: &str) -> Result<Time, String> {
     let wrong =
         || format!("`{text}` is neither RFC 3339 with an offset (2026-01-31T12:00:00Z) nor an age (30s, 15m, 2h, 7d)");
     let units = [('s', 1_i64), ('m', 60), ('h', 3600), ('d', 86_400)];
@@ -108,16 +111,18 @@ pub(super) fn parse_time(text: &str) -> Result<Time, String> {
 }
 
 impl Audit {
-    pub(super) async fn run(self, output: &Output) -> Result<ExitCode, CliError> {
+    pub(in crate::cli) async fn run(self, output: &Output) -> Result<ExitCode, CliError> {
         telemetry::init_logs("warn");
-        if let Action::Verify(_) = self.action {
-            return verify(&self.place, output).await;
+        match &self.action {
+            Action::Verify(_) => return verify(&self.place, output).await,
+            Action::Export(export) => return export.run(&self.place, output).await,
+            Action::Tail(_) | Action::Query(_) => {}
         }
         let transport = self.place.connect(output).await?;
         let ended = match self.action {
             Action::Tail(tail) => tail.run(&transport, output).await,
             Action::Query(query) => query.run(&transport, output).await,
-            Action::Verify(_) => Ok(()),
+            Action::Verify(_) | Action::Export(_) => Ok(()),
         };
         transport.close().await;
         ended.map(|()| ExitCode::SUCCESS)
