@@ -17,6 +17,7 @@ CONSTANTS
     FirstComponent,     \* the one that is
     FirstFacts,         \* [Agents -> facts] at the beginning
     Trust(_, _),        \* component, profile: the trust that it resolves
+    \* EQUIV: engines and builds are one function here. That they are is shown by comparing them, not by a model.
     Allows(_, _, _),    \* component, trust, request: whether it is allowed
     LockCap(_, _)       \* component, trust: the most live locks of one agent
 
@@ -340,6 +341,10 @@ CLAIM_ByHolder ==
         LET d == log'[Len(log')].decision
         IN  \E c \in Live(db.tasks[t].claims, now) :
                 c.agent = d.agent /\ (d.request.token = 0 \/ d.request.token = c.token)
+\* CLAIM: nobody takes or finishes what is past its deadline.
+CLAIM_InTime ==
+    \A t \in Tasks : db'.tasks[t].status \in {"claimed", "completed"} /\ db'.tasks[t].status # db.tasks[t].status =>
+        db.tasks[t].deadline = 0 \/ now < db.tasks[t].deadline
 CLAIM_AttemptsCount ==
     \A t \in Tasks : db.tasks[t].status = "claimed" /\ db'.tasks[t].status # "claimed" =>
         db'.tasks[t].attempts = db.tasks[t].attempts + 1

@@ -7,6 +7,7 @@ EXTENDS Coordination, TLC
 CONSTANTS a1, a2, k1, k2, t1, t2, open, strict
 
 CONSTANTS MaxFence, MaxTokens, MaxEpoch, MaxVersion
+CONSTANT Deadlines      \* how long after its submission a task is given up; 0 is never
 
 MCTrust(component, profile) == IF profile = "high" THEN 3 ELSE 2
 MCAllows(component, trust, r) ==
@@ -28,8 +29,9 @@ Locking(k) ==
         \union {[op |-> "renew", key |-> k, token |-> n, lease |-> 2] : n \in {db.fences[k]} \ {0}}
 
 Working(t) ==
-    {[op |-> "submit", task |-> t, deps |-> Deps(t), max |-> 2, deadline |-> 0],
-     [op |-> "claim", task |-> t, lease |-> 1],
+    {[op |-> "submit", task |-> t, deps |-> Deps(t), max |-> 2, deadline |-> IF d = 0 THEN 0 ELSE now + d] : d \in Deadlines}
+        \union
+    {[op |-> "claim", task |-> t, lease |-> 1],
      [op |-> "complete", task |-> t, token |-> 0, success |-> TRUE],
      [op |-> "complete", task |-> t, token |-> 0, success |-> FALSE],
      [op |-> "cancel", task |-> t, any |-> FALSE],
@@ -106,7 +108,7 @@ CLAIM_TaskEnds == \A t \in Tasks : (db.tasks[t].status = "pending") ~> (db.tasks
 Left(holdings) == {[h EXCEPT !.until = IF @ > now THEN @ - now ELSE 0] : h \in holdings}
 Distinct == <<
     [k \in Keys |-> Left(db.grants[k])],
-    [t \in Tasks |-> [db.tasks[t] EXCEPT !.claims = Left(@)]],
+    [t \in Tasks |-> [db.tasks[t] EXCEPT !.claims = Left(@), !.deadline = IF @ = 0 THEN 0 ELSE IF @ > now THEN 1 + @ - now ELSE 1]],
     db.fences, db.tokens, db.facts, db.epoch, db.active, flight>>
 
 Symmetric == Permutations(Agents) \union Permutations(Keys)
@@ -119,6 +121,7 @@ EXCL_Steps == [][EXCL_Fencing]_vars
 CLAIM_FinalSteps == [][CLAIM_FinalStays]_vars
 CLAIM_HolderSteps == [][CLAIM_ByHolder]_vars
 CLAIM_AttemptSteps == [][CLAIM_AttemptsCount]_vars
+CLAIM_TimeSteps == [][CLAIM_InTime]_vars
 GATE_Steps == [][GATE_Allowed]_vars
 DENY_Steps == [][DENY_NoEffect]_vars
 AUDIT_GrowSteps == [][AUDIT_Grows]_vars

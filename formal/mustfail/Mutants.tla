@@ -55,6 +55,15 @@ ClaimWhatWasSeen(state, at, a, r) ==
 \* Dependencies are not waited for.
 ReadyAtOnce(state, at, t) == state.tasks[t].status = "pending"
 
+\* No task is ever too late.
+NeverTooLate(task, at) == FALSE
+
+\* A task may be claimed until its deadline, and at it.
+ReadyAtTheEnd(state, at, t) ==
+    /\ state.tasks[t].status = "pending"
+    /\ state.tasks[t].deadline = 0 \/ at <= state.tasks[t].deadline
+    /\ \A d \in state.tasks[t].deps : state.tasks[d].status = "completed"
+
 \* Whoever held the task once may report, lease or no lease.
 ClaimAfterItsLease(state, at, a, r) == {c \in state.tasks[r.task].claims : c.agent = a}
 

@@ -35,7 +35,7 @@ CREATE TRIGGER component_shadows_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON com
 
 -- Stores a component, which decides nothing by that.
 CREATE FUNCTION component_upload(d decision, p_digest text, p_bytes bytea, p_manifest json, p_signed_by text,
-    p_signed_version bigint) RETURNS answer
+    p_signed_version bigint, p_shown json) RETURNS answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     ws CONSTANT text := current_workspace();
@@ -49,9 +49,11 @@ BEGIN
     PERFORM pg_advisory_xact_lock(lock_id('component', p_digest));
     at := clock_now();
     IF EXISTS (SELECT 1 FROM components c WHERE c.workspace = ws AND c.digest = p_digest) THEN
-        RETURN gate_done(d, at, 'ok', json_build_object('action', 'present'));
+        RETURN gate_done(d, at, 'ok', json_build_object('action', 'present'),
+            result => (p_shown::jsonb || jsonb_build_object('action', 'present'))::json);
     END IF;
-    a := gate_done(d, at, 'ok', json_build_object('action', 'stored'), change('components', p_digest, '"stored"'));
+    a := gate_done(d, at, 'ok', json_build_object('action', 'stored'), change('components', p_digest, '"stored"'),
+        result => (p_shown::jsonb || jsonb_build_object('action', 'stored'))::json);
     INSERT INTO components (workspace, digest, bytes, manifest, stored_at, stored_by, signed_by, signed_version)
     VALUES (ws, p_digest, p_bytes, p_manifest, at, d.agent_id, p_signed_by, p_signed_version);
     RETURN a;

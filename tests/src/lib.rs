@@ -1,3 +1,4 @@
-//! x
+//! What tests and benchmarks share.
 
+pub mod figures;
 pub mod hostile;

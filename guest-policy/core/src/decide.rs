@@ -136,6 +136,7 @@ impl Policy {
         let verdict = match mode {
             EngineMode::Native => native_verdict(&facts),
             EngineMode::Cedar => self.cedar_verdict(&facts).0,
+            // EQUIV: where the two disagree, nobody may.
             EngineMode::Both => self.both(&facts),
         };
         answer(verdict, mode, facts)

@@ -31,6 +31,8 @@ pub(crate) fn resolve<'a>(policy: &'a Policy, request: &Request) -> Result<(&'a 
 }
 
 /// The trust of a caller: its profile's, or none while it is suspended.
+///
+/// TRUST: guardrails are given what this says and nothing else; a request has no trust of its own.
 pub(crate) fn trust(request: &Request, profile: &Profile) -> u8 {
     if request.principal.suspended { 0 } else { profile.info.trust_level }
 }

@@ -70,6 +70,8 @@ impl Lock {
 
 /// Decides an attempt to acquire `key` until `expires_at`.
 ///
+/// EXCL: while somebody's lease is live nobody else is granted the key, and every grant has a higher token than all before.
+///
 /// `last_token` is the highest token ever given for the key (0 for none).
 #[must_use]
 pub fn acquire(

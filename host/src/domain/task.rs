@@ -122,6 +122,8 @@ pub enum Next {
 
 impl Progress {
     /// Whether `agent_id` holds a live claim at `now`. A token, where given, must be the present one.
+    ///
+    /// CLAIM: only who holds the claim reports on it, and a final status is no claim.
     #[must_use]
     pub fn is_held_by(&self, agent_id: &str, token: Option<&str>, now: Time) -> bool {
         self.status == Status::Claimed

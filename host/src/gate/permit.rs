@@ -1,5 +1,7 @@
 //! The proof that policy allowed one change. Nothing else opens the store for writing.
 //!
+//! GATE: the store takes a permit by value, and only the gate makes one, from an allowance of exactly this command.
+//!
 //! A permit cannot be put together outside of the gate:
 //!
 //! ```compile_fail

@@ -1,7 +1,7 @@
 //! Asks what the audit log recorded once more: of a candidate, to see what it would decide otherwise, or of the very
 //! component that decided, to see whether a row says what it did.
 //!
-//! A component imports nothing, so a recorded request is all that a decision was made from. Rows are read in order by one
+//! REPLAY: a component imports nothing, so a recorded request is all that a decision was made from. Rows are read in order by one
 //! task, and decided meanwhile on threads of their own, which take no place of a decision that somebody waits for.
 
 mod compare;

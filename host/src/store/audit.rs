@@ -1,4 +1,6 @@
 //! The audit row: what was decided, from what, and what then happened.
+//!
+//! AUDIT: it is written in the transaction of the change, numbered without a gap and chained by its leaf hash.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};

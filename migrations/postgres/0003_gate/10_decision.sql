@@ -27,6 +27,8 @@ CREATE FUNCTION micros(at timestamptz) RETURNS bigint LANGUAGE sql STABLE PARALL
 RETURN (extract(epoch FROM at) * 1000000)::bigint;
 
 -- What a policy component decided, with what it decided from: the first half of an audit row.
+-- REPLAY: the request is kept as it was asked, so that the component can be asked again.
+-- TRUST: `trust_level` is the component's own word, resolved from the profile; no function takes another.
 CREATE TYPE decision AS (
     id                   uuid,
     request_id           text,
@@ -80,6 +82,7 @@ RETURN hashtextextended(current_workspace() || E'\x1f' || kind || E'\x1f' || nam
 CREATE FUNCTION locks_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 40;
 
+-- AUDIT: one row for each decision, in the transaction of what it changes; audit_seq numbers them without a gap.
 -- Writes the audit row of a decision with what came of it, and its guardrail violations. The row is what the triggers
 -- of the state tables look for; `changes` is all that may change.
 CREATE FUNCTION gate_record(d decision, at timestamptz, outcome text, result text, changes jsonb) RETURNS void
@@ -121,6 +124,7 @@ BEGIN
     RETURN ROW('invalid', json_build_object('field', field, 'kind', kind, 'msg', msg)::text)::answer;
 END $$;
 
+-- DENY: a function that refuses has written nothing before, and writes nothing but its row.
 -- An obligation of the decision stands against it: recorded and told as a denial.
 CREATE FUNCTION gate_limit(d decision, reason text, detail text, remedy text) RETURNS answer
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
@@ -191,6 +195,7 @@ BEGIN
     END LOOP;
 END $$;
 
+-- REVOKE: whoever suspends, revokes or activates takes alone what is shared here, so what waits sees what they did.
 -- Takes the locks that every decision holds, and that of the agent it is to change, and says whether it still stands.
 CREATE FUNCTION gate_stands(d decision, exclusive boolean, target text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
@@ -257,6 +262,7 @@ BEGIN
     RETURN ROW('replayed', json_build_object('status', first.status, 'body', first.body)::text)::answer;
 END $$;
 
+-- GATE: every function that changes something begins here, and may be called with an allowance of its own name only.
 -- Lets a mutation in: NULL when it may go on; else the answer, which is recorded. `target` is the agent that it changes.
 -- Raises unless the decision is an allowance of exactly this command and operation.
 CREATE FUNCTION gate_enter(d decision, command text, operation text, exclusive boolean DEFAULT false,

@@ -2,6 +2,7 @@
 -- transaction, and the table's own rules hold. Triggers ask neither roles nor functions, so this holds for the owner of
 -- the tables and for a superuser as well, until one of them drops the guard.
 
+-- EQUIV: these rules are those of `host/src/domain`, and of the triggers of the embedded store.
 -- Raises unless the audit row of this transaction's decision announces that this key changes.
 CREATE FUNCTION check_decided(tab text, key text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$

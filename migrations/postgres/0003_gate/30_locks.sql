@@ -17,6 +17,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- EXCL: the key's lock is held from before it is read, and the fence's row only grows (guard_lock_fences).
 -- Takes a lock, or refreshes the agent's own. `is_last` is false for one who waits on when it is held by another.
 CREATE FUNCTION lock_acquire(d decision, p_lock_key text, p_session_id text, p_reason text, p_ttl_minutes bigint,
     is_last boolean) RETURNS answer

@@ -334,6 +334,7 @@ BEGIN
     RETURN a;
 END $$;
 
+-- CLAIM: the task's lock is held from before it is read, and guard_work_queue lets nothing rewrite a final status.
 -- Claims the task that the host chose and policy decided about, if it still waits and the claimant still meets what it asks
 -- for. Without a task only the answer is recorded. `p_shown` is what the log keeps of the task's texts.
 CREATE FUNCTION task_claim(d decision, p_task_id uuid, p_blocked text, p_lease_seconds bigint, p_shown json) RETURNS answer

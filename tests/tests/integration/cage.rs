@@ -1,5 +1,7 @@
 //! Whatever a component does, it does inside its cage: the caller gets an
 //! error with a name, and the next decision is not concerned.
+//!
+//! GATE, DENY: no answer is no allowance.
 
 use std::cell::Cell;
 use std::fs;

@@ -1,4 +1,6 @@
 //! Every entry of the catalogue: without a key, with a wrong method, allowed, denied, with bad input, as another.
+//!
+//! GATE: no entry changes anything for who may not.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,7 @@
 //! The process dies in the midst of a burst: what it acknowledged is there when it
 //! comes back, and no invariant is broken. And a stop that is asked for loses nothing.
+//!
+//! EXCL, CLAIM, AUDIT: over a process that dies at any moment.
 
 use std::collections::BTreeMap;
 use std::path::Path;

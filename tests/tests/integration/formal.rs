@@ -68,8 +68,10 @@ fn names_of_the_specification_are_those_of_the_sources() {
 #[test]
 fn each_promise_is_checked_by_a_model_and_found_broken_in_a_mutant() {
     let (spec, models, mutants) = (formal("Coordination.tla"), formal("MC.tla"), formal("mustfail/mutants.txt"));
-    let configurations: String =
-        ["Core.cfg", "CoreSymmetric.cfg", "Split.cfg", "Live.cfg"].iter().map(|name| formal(name)).collect();
+    let configurations: String = ["Core.cfg", "CoreSymmetric.cfg", "Deadlines.cfg", "Split.cfg", "Live.cfg"]
+        .iter()
+        .map(|name| formal(name))
+        .collect();
     let promised = spec.lines().chain(models.lines()).filter_map(|line| {
         let name = line.split_once(" ==")?.0;
         let is_name =

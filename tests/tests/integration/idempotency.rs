@@ -1,4 +1,6 @@
 //! `Idempotency-Key`: a repeat gets the first answer and changes nothing.
+//!
+//! DENY, REVOKE: a first answer is not repeated to who may no longer ask.
 
 use serde_json::json;
 

@@ -1,4 +1,6 @@
 //! Locks: who holds a key, until when, under which token.
+//!
+//! EXCL: tokens grow over every grant, and only the holder's lease keeps others out.
 
 use serde_json::{Value, json};
 

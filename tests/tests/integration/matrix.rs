@@ -1,5 +1,6 @@
 //! The default bundle as a picture: who may do what to what, and why not.
-//! And EQUIV: native rules, Cedar, both, and the component say the same.
+//!
+//! EQUIV: native rules, Cedar, both, and the component say the same.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,6 @@
 //! The log's requests asked again: of a candidate, and of the component that decided them.
+//!
+//! REPLAY: each row of the log is answered by its component as it was.
 
 use std::fs;
 use std::path::{Path, PathBuf};

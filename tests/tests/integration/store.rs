@@ -1,4 +1,6 @@
 //! The database file: what is refused and left as it is, and that one bad mutation does not take others with it.
+//!
+//! AUDIT: what cannot be recorded does not happen.
 
 use std::collections::BTreeMap;
 use std::path::Path;

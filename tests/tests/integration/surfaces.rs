@@ -2,17 +2,19 @@
 //!
 //! Each case runs on a store of its own that is made the same way, so whatever differs, differs by the surface. What
 //! cannot be the same (identifiers, times, keys) is masked, and nothing else.
+//!
+//! GATE, AUDIT, TRUST: whichever way a request comes, the same is decided, for the same reason, and recorded.
 
-use std::collections::BTreeMap;
 use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use portreeve::command::catalogue::{CATALOGUE, Entry};
 use portreeve::command::input::{Field, Kind};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
+use crate::harness::masks::Masks;
 use crate::harness::process::binary;
 use crate::harness::state::{audit_json, connect};
 use crate::harness::{Request, Server, Setup, cache_dir};
@@ -216,104 +218,10 @@ async fn command_line(surface: Surface, scene: &Scene, entry: &Entry, input: &Va
 
 // --------------------------------------------------------------- comparing
 
-/// Gives what differs from run to run a name by its first appearance, so that two runs compare.
-#[derive(Default)]
-struct Masks {
-    names: BTreeMap<String, String>,
-}
-
-impl Masks {
-    fn value(&mut self, value: &Value) -> Value {
-        match value {
-            Value::String(text) => Value::from(self.text(text)),
-            Value::Array(items) => items.iter().map(|item| self.value(item)).collect(),
-            Value::Object(map) => {
-                let masked = map.iter().map(|(name, value)| match name.as_str() {
-                    // How long something took, when it was and what it cost is no part of the answer.
-                    "duration_ms" | "duration_us" | "fuel" | "last_heartbeat" if value.is_number() => {
-                        (name.clone(), json!("…"))
-                    }
-                    _ => (name.clone(), self.value(value)),
-                });
-                Value::Object(masked.collect::<Map<_, _>>())
-            }
-            other => other.clone(),
-        }
-    }
-
-    fn text(&mut self, text: &str) -> String {
-        if let Ok(inner) = serde_json::from_str::<Value>(text)
-            && (inner.is_object() || inner.is_array())
-        {
-            return self.value(&inner).to_string();
-        }
-        if portreeve::clock::Time::parse(text).is_ok() {
-            return "<time>".to_owned();
-        }
-        let mut masked = String::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let id = rest.get(..36).filter(|id| uuid::Uuid::parse_str(id).is_ok());
-            let key = rest.strip_prefix("prv_").and_then(|_| rest.get(..68));
-            match (id, key) {
-                (Some(id), _) => {
-                    let next = format!("<id {}>", self.names.len());
-                    masked.push_str(self.names.entry(id.to_owned()).or_insert(next));
-                    rest = rest.get(36..).unwrap_or_default();
-                }
-                (_, Some(_)) => {
-                    masked.push_str("<key>");
-                    rest = rest.get(68..).unwrap_or_default();
-                }
-                _ => {
-                    let first = rest.chars().next().unwrap();
-                    masked.push(first);
-                    rest = rest.get(first.len_utf8()..).unwrap_or_default();
-                }
-            }
-        }
-        masked
-    }
-}
-
 /// What the log says of a call, without what differs from run to run.
 async fn rows(scene: &Scene, seq: i64, masks: &mut Masks) -> Vec<Value> {
     let mut conn = connect(scene.server.data()).await;
-    let rows = audit_json(&mut conn, seq).await;
-    let columns = [
-        "agent_id",
-        "agent_type",
-        "profile",
-        "command",
-        "operation",
-        "resource",
-        "parameters",
-        "request",
-        "decision",
-        "reason",
-        "detail",
-        "engine",
-        "deciding",
-        "violations",
-        "obligations",
-        "component",
-        "outcome",
-        "result",
-        "changes",
-    ];
-    let mut seen = Vec::new();
-    for row in rows {
-        let mut line = Map::new();
-        for column in columns {
-            line.insert(column.to_owned(), json!(masks.text(row[column].as_str().unwrap())));
-        }
-        // Not the fuel: it depends on identifiers, which are new in each store.
-        for column in ["trust_level", "epoch", "facts_version"] {
-            line.insert(column.to_owned(), row[column].clone());
-        }
-        seen.push(Value::Object(line));
-    }
-    seen
+    audit_json(&mut conn, seq).await.iter().map(|row| masks.row(row)).collect()
 }
 
 async fn scene(profile: &str) -> Scene {

@@ -1,4 +1,6 @@
 //! The audit log of a run is a behaviour of the specification, and a log that was tampered with is not.
+//!
+//! EXCL, CLAIM, GATE, DENY, AUDIT, REPLAY, REVOKE, TRUST: as far as the log tells, row by row.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use portreeve::trace::Trace;
 use serde_json::{Value, json};
 
 use crate::harness::cli::cli;
-use crate::harness::{Client, Server, Setup};
+use crate::harness::{Client, Server, Setup, postgres};
 use crate::swap::{built, edited, upload};
 use crate::tidy::root;
 
@@ -94,10 +96,25 @@ async fn run(server: &Server) {
     b.post("/locks/acquire", json!({"file_path": "v", "agent_id": "a"})).await.denied("identity_mismatch");
 }
 
-async fn rows_of(server: &Server) -> Vec<AuditRow> {
+/// The whole log of a service.
+pub(crate) async fn rows_of(server: &Server) -> Vec<AuditRow> {
     server.last_seq().await;
     let rows = server.app().gate().store().view().audit_rows(0, 10_000).await.unwrap();
     rows.into_iter().map(|(row, _)| row).collect()
+}
+
+/// Demands that logs are behaviours of the specification, and tells how many rows that were.
+pub(crate) fn assert_all_are_behaviours(logs: &[Vec<AuditRow>]) -> usize {
+    let dir = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> =
+        logs.iter().enumerate().map(|(n, rows)| written(dir.path(), &format!("log_{n}"), rows)).collect();
+    for (name, said) in validate(&paths) {
+        if let Some((row, reason)) = said {
+            let kept = dir.keep();
+            panic!("{}: {name}, row {row}: {reason}", kept.display());
+        }
+    }
+    logs.iter().map(Vec::len).sum()
 }
 
 fn written(dir: &Path, name: &str, rows: &[AuditRow]) -> PathBuf {
@@ -233,7 +250,7 @@ async fn a_log_is_exported_row_by_row_and_for_the_model_checker() {
     let dir = server.stop().await;
     let file = |name: &str| dir.path().join(name);
     let export = |format: &str| cli(["audit", "export", "--format", format, "-o"]).arg(file(format)).on(dir.path());
-    let database = crate::harness::postgres::known(dir.path()).map(|name| crate::harness::postgres::service_url(&name));
+    let database = postgres::known(dir.path()).map(|name| postgres::service_url(&name));
     for format in ["jsonl", "tla"] {
         let mut command = export(format);
         if let Some(url) = &database {
@@ -256,4 +273,33 @@ async fn a_log_is_exported_row_by_row_and_for_the_model_checker() {
             .told(1)
             .contains("reads the store itself")
     );
+}
+
+/// Agents of several profiles at once; on a server they work at three hosts, one of which is killed every few seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_demo_is_a_behaviour_of_the_specification() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, log) = (dir.path().join("kept"), dir.path().join("demo.tla"));
+    let mut demo = cli(["demo", "--agents", "8", "--seconds", "8", "--repo"]).arg(root());
+    let mut export = cli(["audit", "export", "--format", "tla", "-o"]).arg(&log);
+    if postgres::is_chosen() {
+        let url = postgres::service_url(&postgres::bare().await);
+        demo = demo.args(&["--hosts", "3", "--kill-every", "3", "--database", &url]);
+        export = export.env("PORTREEVE_DATABASE_URL", url);
+    } else {
+        demo = demo.arg("--keep").arg(&kept);
+        export = export.on(&kept);
+    }
+    demo.told(0);
+    export.told(0);
+    let rows = std::fs::read_to_string(&log).unwrap().matches("[seq |-> ").count();
+    assert!(rows > 300, "{rows} rows are too few to mean something");
+    let begun = std::time::Instant::now();
+    assert_eq!(validate(&[log])["demo"], None);
+    let (hosts, backend) = if postgres::is_chosen() { (3, "postgres") } else { (1, "sqlite") };
+    let figures = json!({
+        "layer": "traces", "name": "demo", "backend": backend, "hosts": hosts, "rows_validated": rows,
+        "seconds": begun.elapsed().as_secs(), "result": "passed",
+    });
+    tests::figures::write(&format!("trace-demo-{backend}"), &figures);
 }

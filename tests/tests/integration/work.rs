@@ -1,4 +1,6 @@
 //! The work queue: what may be submitted, in which order tasks are claimed, how they end.
+//!
+//! CLAIM: final statuses stay, and only who holds a claim reports.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,6 @@
 //! Who may claim what, and that many claimants get each task once.
+//!
+//! CLAIM: of many claimants one gets a task.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,4 +1,6 @@
 //! What time does to the work queue. The clock only moves when a test moves it.
+//!
+//! CLAIM: a claim that is over is nobody's, and every attempt counts.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,6 @@
 //! Components, which of them decides, and which is asked beside it, in PostgreSQL.
 
+use serde_json::json;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
@@ -10,6 +11,7 @@ use super::view::View;
 use crate::command::components::{
     ComponentActivate, ComponentActivated, ComponentShadow, ComponentShadowed, ComponentUpload, ComponentUploaded,
 };
+use crate::store::audit::kept;
 use crate::store::{Activation, Page, ShadowChoice, StoreError, StoredComponent};
 
 /// Components with the last time that each decided.
@@ -28,12 +30,14 @@ macro_rules! components {
 }
 
 impl Call for ComponentUpload {
-    const SQL: &'static str = call!("component_upload", "$32, $33, $34::json, $35, $36");
+    const SQL: &'static str = call!("component_upload", "$32, $33, $34::json, $35, $36, $37::json");
 
     fn bind<'q>(&self, args: Args<'q>) -> Args<'q> {
         let signed = self.signed();
         let args = args.bind(self.digest.clone()).bind(self.bytes.to_vec()).bind(self.manifest());
-        args.bind(signed.as_ref().map(|(by, _)| by.clone())).bind(signed.map(|(_, version)| version))
+        let args = args.bind(signed.as_ref().map(|(by, _)| by.clone())).bind(signed.map(|(_, version)| version));
+        // What the log keeps of the answer, but for the action, which the function knows.
+        args.bind(kept(&json!(self.clone().uploaded("stored"))))
     }
 
     fn read(self, body: &Body) -> Result<ComponentUploaded, Unreadable> {

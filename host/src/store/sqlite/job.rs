@@ -58,6 +58,8 @@ impl<C: Apply> Job for CommitJob<C> {
 }
 
 /// A refusal without effect; like a write, only while facts and epoch stand.
+///
+/// DENY: it holds no permit, so there is nothing that it could change but the log.
 pub(super) struct RefusalJob {
     pub(super) refusal: Refusal,
     pub(super) reply: Reply<()>,
@@ -167,6 +169,8 @@ fn without_secrets<C: Command>(output: &C::Output) -> Result<Value, Rejected> {
 }
 
 /// Facts, epoch and rate as the decision saw them, checked inside the transaction.
+///
+/// REVOKE: what was acknowledged before this transaction is seen by it, so nothing commits that was decided before.
 async fn check_still_decided(
     batch: &mut Batch<'_>,
     evidence: &Evidence,

@@ -18,6 +18,7 @@
 
 pub(crate) mod cli;
 pub(crate) mod http;
+pub(crate) mod masks;
 pub(crate) mod mcp;
 pub(crate) mod postgres;
 pub(crate) mod process;
@@ -130,6 +131,13 @@ impl Server {
     /// A service on the folder of one that was stopped.
     pub(crate) async fn start_on(dir: TempDir, setup: Setup) -> Self {
         Self::open(dir, setup, manual_clock()).await
+    }
+
+    /// A service on a folder that others were copied into, whose time the test holds.
+    pub(crate) async fn start_held_on(dir: TempDir) -> Self {
+        let clock = manual_clock();
+        let setup = Setup { clock: Arc::clone(&clock) as SharedClock, held: true, ..Setup::default() };
+        Self::open(dir, setup, clock).await
     }
 
     async fn open(dir: TempDir, setup: Setup, clock: Arc<ManualClock>) -> Self {

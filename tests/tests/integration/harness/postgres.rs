@@ -245,6 +245,15 @@ pub(crate) async fn of(data: &Path) -> String {
 /// A new database for a folder, with the admin's key of its template in the folder.
 pub(crate) async fn clone(data: &Path, kind: Kind) -> String {
     let template = template(kind).await;
+    let name = copy(data, &template.name).await;
+    if kind != Kind::Bare {
+        std::fs::write(data.join("admin.key"), &template.admin_key).unwrap();
+    }
+    name
+}
+
+/// A new database for a folder: a copy of one that nobody is connected to.
+pub(crate) async fn copy(data: &Path, from: &str) -> String {
     let gone: Vec<String> = {
         let mut all = databases();
         let gone: Vec<PathBuf> = all.keys().filter(|folder| !folder.exists()).cloned().collect();
@@ -252,12 +261,9 @@ pub(crate) async fn clone(data: &Path, kind: Kind) -> String {
         gone.into_iter().filter(|name| !all.values().any(|used| used == name)).collect()
     };
     let name = new_name("db");
-    on_cluster(&format!("CREATE DATABASE {name} TEMPLATE {}", template.name)).await;
+    on_cluster(&format!("CREATE DATABASE {name} TEMPLATE {from}")).await;
     for old in gone {
         on_cluster(&format!("DROP DATABASE IF EXISTS {old} WITH (FORCE)")).await;
-    }
-    if kind != Kind::Bare {
-        std::fs::write(data.join("admin.key"), &template.admin_key).unwrap();
     }
     databases().insert(data.to_owned(), name.clone());
     name

@@ -1,5 +1,7 @@
 //! The database refuses what the gate did not allow: no statement changes a state row but through a function, with an allow
 //! decision of the same transaction.
+//!
+//! GATE, DENY: no statement of anybody passes without a decision.
 
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};

@@ -1,4 +1,6 @@
 //! Several hosts on one database: what one does, the others know; and a server that goes away and comes back.
+//!
+//! REVOKE: what one host acknowledged all others obey.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

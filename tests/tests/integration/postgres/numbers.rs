@@ -1,5 +1,7 @@
 //! The numbers of the audit log's rows: without a gap, in the order in which rows that belong together happened, whoever
 //! gives them and whatever goes on meanwhile.
+//!
+//! AUDIT: the log has no gap, whoever commits when.
 
 use std::time::Duration;
 

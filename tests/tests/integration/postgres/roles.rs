@@ -1,4 +1,6 @@
 //! Who may do what in the database, found out by trying: every role, every table, every verb, every function.
+//!
+//! GATE, AUDIT: the service's role writes to no table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

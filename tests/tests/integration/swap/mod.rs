@@ -1,4 +1,6 @@
 //! Components of a running service: stored, put in force, refused, asked beside the one in force.
+//!
+//! REVOKE: nothing commits under an epoch that is over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
