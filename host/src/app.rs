@@ -16,6 +16,7 @@ use crate::command::input::{Input, Place};
 use crate::command::tasks::TaskExpire;
 use crate::command::tasks::claim::{Kept, Reservations};
 use crate::command::{action::Action, action::Wakes, agents::AgentKeyCreate};
+use crate::crash;
 use crate::engine::types::BundleFile;
 use crate::engine::{Cage, Engine, EngineError, Stage};
 use crate::error::{Error, Result};
@@ -95,12 +96,14 @@ impl App {
     pub async fn open(options: Options, progress: &(dyn Fn(Stage) + Sync)) -> Result<Arc<Self>, OpenError> {
         private_folder(&options.data)?;
         let (store, engine) = open_parts(&options).await?;
+        crash::point!("start.store-opened");
         let gates = options.gates;
         if let Some(database) = &options.database {
             let path = database_file(&options.data);
             write_private(&path, database.url()).map_err(|source| OpenError::Folder { path, source })?;
         }
         let policy = Policy::start(engine, &options.wanted, &store, &options.clock, progress).await?;
+        crash::point!("start.policy-in-force");
         let gate = Gate::new(store, policy, options.clock);
         let mut app = Self::new(gate, gates, options.data);
         app.admin_key_is_new = app.ensure_admin(options.new_admin_key).await?;
@@ -235,9 +238,11 @@ impl App {
     /// When the store cannot be used or policy keeps `system` from it.
     pub async fn expire_tasks(&self) -> Result<()> {
         while self.gate.store().view().tasks_lapsed().await? {
+            crash::point!("background.lapse-seen");
             let system = authn::system(self.gate.store()).await?;
             let circumstances = self.circumstances(crate::command::new_id());
             if let Committed::Done(expired) = self.gate.run(&system, TaskExpire, &circumstances).await? {
+                crash::point!("background.lapse-handled");
                 if expired.requeued == 0 && expired.failed == 0 {
                     break;
                 }
@@ -288,7 +293,9 @@ impl App {
             return Ok(false);
         }
         let secret = self.admin_key().await.map_err(OpenError::Bootstrap)?;
+        crash::point!("start.admin-made");
         write_private(&path, &secret).map_err(|source| OpenError::Folder { path, source })?;
+        crash::point!("start.admin-key-written");
         Ok(true)
     }
 

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod command;
+pub mod crash;
 pub mod domain;
 pub mod engine;
 pub mod error;

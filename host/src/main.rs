@@ -10,7 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// How long work that cannot be interrupted may take once the command has ended.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

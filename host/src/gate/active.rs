@@ -13,6 +13,7 @@ use super::{Circumstances, Gate};
 use crate::authn;
 use crate::clock::SharedClock;
 use crate::command::components::{ComponentActivate, ComponentUpload};
+use crate::crash;
 use crate::engine::types::BundleFile;
 use crate::engine::{Engine, EngineError, PolicyComponent, Stage};
 use crate::error::Error;
@@ -275,6 +276,7 @@ impl Policy {
             };
             let upload = ComponentUpload::of(component);
             gate.run(&system, upload, &circumstances).await.map_err(StartError::Refused)?;
+            crash::point!("start.component-stored");
             let activate = ComponentActivate::of_start(component, &tested, evidence);
             gate.run(&system, activate, &circumstances).await.map_err(StartError::Refused)?;
             self.follow(store).await.map_err(StartError::Refused)
@@ -302,7 +304,9 @@ impl Policy {
             })?
         };
         tracing::info!(epoch = now.epoch, component = component.digest(), "policy in force");
+        crash::point!("policy.before-swap");
         self.active.store(Arc::new(Active { epoch: now.epoch, component }));
+        crash::point!("policy.swapped");
         Ok(())
     }
 

@@ -21,6 +21,7 @@ use crate::authn::{self, Principal};
 use crate::clock::{SharedClock, Time};
 use crate::command::action::{Action, Command, Lookout, Query, Subject};
 use crate::command::policy::policy_principal;
+use crate::crash;
 use crate::engine::types::{Effect, PolicyRequest, Target};
 use crate::engine::{Decided, EngineError};
 use crate::error::{Denial, Error, Result};
@@ -121,6 +122,7 @@ impl Gate {
             // A repeat changes nothing, so what it asks about may be gone by now: only the caller's standing is decided.
             let as_repeat = self.is_repeat(&who, idempotency.as_ref()).await?;
             let subject = if as_repeat { Subject::of(command.resource()) } else { command.subject(at).await? };
+            crash::point!("gate.subject-read");
             let permit = match self.decide::<C>(&who, &active, subject, as_repeat, circumstances).await {
                 Ruling::Permitted(permit) => permit,
                 Ruling::Refused(refusal) => match self.refuse(refusal).await {
@@ -132,8 +134,12 @@ impl Gate {
                 },
             };
             if let Err(error) = command.check(at).await {
+                crash::point!("gate.before-failed-check");
                 match self.store.answered(permit, Outcome::Failed, error.body()).await {
-                    Ok(()) => return Err(error),
+                    Ok(()) => {
+                        crash::point!("gate.failed-check-recorded");
+                        return Err(error);
+                    }
                     Err(CommitError::Stale) => {
                         who = self.look_again(&who).await?;
                         continue;
@@ -141,13 +147,16 @@ impl Gate {
                     Err(error) => return Err(public(error)),
                 }
             }
+            crash::point!("gate.checked");
             match self.store.commit(permit, command.clone(), idempotency.clone()).await {
                 Ok(committed) => {
+                    crash::point!("gate.committed");
                     // Here and not in the caller's task, which may be gone by now.
                     if let Committed::Done(output) = &committed {
                         let wakes = C::wakes(output);
                         self.signals.wake(&wakes);
                         self.store.tell(&wakes);
+                        crash::point!("gate.waiters-woken");
                     }
                     return Ok(committed);
                 }
@@ -188,12 +197,16 @@ impl Gate {
                 },
             };
             let answer = query.read(at, &permit).await;
+            crash::point!("gate.query-read");
             let (ended, summary) = match &answer {
                 Ok(output) => (Outcome::Ok, Q::audit(output)),
                 Err(error) => (Outcome::Failed, error.body()),
             };
             match self.store.answered(permit, ended, summary).await {
-                Ok(()) => return answer,
+                Ok(()) => {
+                    crash::point!("gate.query-recorded");
+                    return answer;
+                }
                 Err(CommitError::Stale) => who = self.look_again(&who).await?,
                 Err(error) => return Err(public(error)),
             }
@@ -261,7 +274,9 @@ impl Gate {
             ..self.evidence(who, active, (A::NAME, A::OPERATION), circumstances)
         };
         let copy = self.policy.shadow().is_on().then(|| request.clone());
+        crash::point!("gate.before-component");
         let decided = active.component.decide_async(request).await;
+        crash::point!("gate.after-component");
         let evidence = conclude(base, decided);
         if let (Some(copy), Some(decision)) = (copy, &evidence.decision) {
             self.policy.shadow().offer(copy, decision, (&evidence.decision_id, &evidence.component, evidence.epoch));
@@ -270,7 +285,9 @@ impl Gate {
             "decision" => evidence.verdict.as_str(), "reason" => evidence.reason.clone())
         .increment(1);
         if evidence.verdict == Verdict::Allow {
-            Ruling::Permitted(Permit::mint(evidence))
+            let permit = Permit::mint(evidence);
+            crash::point!("gate.permit-minted");
+            Ruling::Permitted(permit)
         } else {
             Ruling::Refused(Refusal::new(evidence))
         }
@@ -325,8 +342,12 @@ impl Gate {
                 network_rule: evidence.decision.as_ref().and_then(|decision| decision.network_rule.clone()),
             })),
         };
+        crash::point!("gate.before-refusal");
         match self.store.record(refusal).await {
-            Ok(()) => Some(error),
+            Ok(()) => {
+                crash::point!("gate.refusal-recorded");
+                Some(error)
+            }
             Err(CommitError::Stale) => None,
             Err(failed) => Some(public(failed)),
         }
@@ -334,6 +355,7 @@ impl Gate {
 
     /// Facts or policy moved: reads both anew.
     async fn look_again(&self, who: &Principal) -> Result<Principal> {
+        crash::point!("gate.decision-stale");
         self.policy.follow(&self.store).await?;
         authn::refresh(&self.store, who).await
     }

@@ -26,6 +26,7 @@ use crate::authn;
 use crate::bounds::{TOO_MANY_VALUES, has_few_values};
 use crate::command::catalogue::{Answer, Call, Entry, File};
 use crate::command::input::{Field, Place};
+use crate::crash;
 use crate::error::{Error, FieldProblem, Result};
 use crate::mcp::Endpoint;
 
@@ -62,6 +63,7 @@ pub fn router(app: Arc<App>, origins: Origins) -> Router {
 
 /// One request, from its head to its answer.
 async fn handle(State(shared): State<Shared>, request: Request) -> Response {
+    crash::point!("http.request-arrived");
     let arrived = Instant::now();
     let request_id = request_id(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -77,6 +79,7 @@ async fn handle(State(shared): State<Shared>, request: Request) -> Response {
         .increment(1);
     metrics::histogram!("portreeve_http_request_duration_seconds", "route" => name).record(seconds);
     tracing::info!(%request_id, %method, path, route = name, status = status.as_u16(), ms = seconds * 1000.0, "request");
+    crash::point!("http.answer-made");
     response
 }
 
@@ -117,6 +120,7 @@ async fn keyed(
     request_id: &str,
 ) -> Result<Answer> {
     let who = authn::authenticate(app.gate().store(), key_of(request.headers())).await?;
+    crash::point!("http.key-found");
     let (place, mut input) = match *request.method() {
         Method::POST => (Place::Body, Map::new()),
         _ => (Place::Query, query_fields(entry.input, request.uri().query().unwrap_or_default())),
@@ -139,6 +143,7 @@ async fn keyed(
         // Not UTF-8: no name of anything, and the reader of the input says so.
         input.insert(name, String::from_utf8(bytes).map_or(Value::from("\u{0}"), Value::from));
     }
+    crash::point!("http.input-read");
     entry.call(app, &who, Call { input, place, circumstances }).await
 }
 

@@ -19,7 +19,7 @@ const ROUNDS: u64 = 4;
 
 /// What a client was told before the connection broke.
 #[derive(Default)]
-struct Told {
+pub(crate) struct Told {
     /// The last token that it was granted for a key that only it uses.
     tokens: BTreeMap<String, i64>,
     /// Keys that it gave back, with the token they had.
@@ -35,7 +35,7 @@ async fn call(client: &Client, path: &str, body: Value) -> Option<Value> {
 }
 
 /// Works until the server is gone.
-async fn work(client: Client, round: u64) -> Told {
+pub(crate) async fn work(client: Client, round: u64) -> Told {
     let mut told = Told::default();
     let mut misses = 0;
     for n in 0_u32.. {
@@ -70,7 +70,7 @@ async fn work(client: Client, round: u64) -> Told {
     told
 }
 
-async fn assert_kept(told: &Told, server: &Process, client: &Client) -> usize {
+pub(crate) async fn assert_kept(told: &Told, server: &Process, client: &Client) -> usize {
     let client = server.again(client);
     for (path, token) in &told.tokens {
         let lock = &client.get(&format!("/locks/status/{path}")).await.ok()["lock"];
@@ -92,7 +92,7 @@ async fn assert_kept(told: &Told, server: &Process, client: &Client) -> usize {
 }
 
 /// What has to hold of a store at any time.
-async fn assert_invariants(data: &Path) {
+pub(crate) async fn assert_invariants(data: &Path) {
     let mut db = connect(data).await;
     let (action, own): (&str, [&str; 2]) = if postgres::is_chosen() {
         (

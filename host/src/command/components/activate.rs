@@ -10,6 +10,7 @@ use super::{DIGEST, digest_in, known};
 use crate::authn::Principal;
 use crate::command::action::{Action, Command, Lookout, Subject};
 use crate::command::input::{AGENT_ID, AGENT_TYPE, Field, Input, Kind};
+use crate::crash;
 use crate::engine::PolicyComponent;
 use crate::engine::types::Target;
 use crate::error::Result;
@@ -192,6 +193,7 @@ impl Command for ComponentActivate {
         };
         let weight = Weight { against: against.to_owned(), outcome: outcome.map(|weighed| weighed.evidence) };
         *self.weighed.lock().unwrap_or_else(PoisonError::into_inner) = Some(weight);
+        crash::point!("component.weighed");
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::authn::Principal;
 use crate::command::action::{Action, Command, Lookout, Subject};
 use crate::command::input::{AGENT_ID, AGENT_TYPE, Field, Input, Kind};
+use crate::crash;
 use crate::engine::types::{Manifest, Target};
 use crate::engine::{PolicyComponent, digest_of};
 use crate::error::{Error, Result};
@@ -158,6 +159,7 @@ impl Command for ComponentUpload {
             }
             Error::field("component", flaw.code(), flaw.to_string())
         })?;
+        crash::point!("component.admitted");
         // Looked at once, however often it is decided.
         drop(self.admitted.set(component));
         Ok(())

@@ -9,6 +9,7 @@ use super::body::{Body, Unreadable};
 use super::decision::{Args, Decision};
 use super::pool::Pool;
 use crate::command::action::Command;
+use crate::crash;
 use crate::error::{Denial, Error};
 use crate::gate::Evidence;
 use crate::store::{CommitError, Committed, FirstAnswer, StoreError};
@@ -103,11 +104,16 @@ pub(super) async fn run<'q>(
 ) -> Result<Reply, sqlx::Error> {
     let mut tried = 0_u32;
     loop {
+        crash::point!("postgres.before-call");
         match pool.fetch_all(arguments(decision.bind(sql))).await {
-            Ok(rows) => return Reply::read(rows.first().ok_or(sqlx::Error::RowNotFound)?),
+            Ok(rows) => {
+                crash::point!("postgres.call-committed");
+                return Reply::read(rows.first().ok_or(sqlx::Error::RowNotFound)?);
+            }
             Err(error) if is_retryable(&error) && tried < TRIES_MAX => {
                 metrics::counter!("portreeve_store_retries_total").increment(1);
                 tried = tried.saturating_add(1);
+                crash::point!("postgres.before-retry");
                 tokio::time::sleep(backoff(tried)).await;
             }
             Err(error) => return Err(error),

@@ -38,6 +38,7 @@ use tokio::sync::watch;
 
 use crate::clock::SharedClock;
 use crate::command::action::Wakes;
+use crate::crash;
 use crate::gate::{Evidence, Permit, Refusal};
 use crate::store::audit::Outcome;
 use crate::store::{CommitError, Committed, IdempotencyKey, StoreError};
@@ -174,6 +175,7 @@ impl Store {
         {
             self.view.facts().forget_agent(agent_id);
             self.wakes.send_facts(agent_id);
+            crash::point!("postgres.facts-forgotten");
         }
     }
 
@@ -186,10 +188,12 @@ impl Store {
         }
         tracing::error!(error = %error, command = evidence.command, "a mutation failed");
         if let sqlx::Error::Database(_) = error {
+            crash::point!("postgres.before-failure");
             let recorded = call::run(self.view.pool(), decision, call!("decision_fail"), |args| args).await;
             if let Err(error) = recorded {
                 tracing::error!(error = %error, command = evidence.command, "that a mutation failed was not recorded");
             }
+            crash::point!("postgres.failure-recorded");
         }
         CommitError::Store(cause)
     }

@@ -15,6 +15,7 @@ use super::ACQUIRE_TIMEOUT;
 use super::audit::read_row;
 use super::options::Options;
 use super::view::View;
+use crate::crash;
 use crate::store::StoreError;
 use crate::store::audit::AuditRow;
 
@@ -75,7 +76,9 @@ impl Numbering {
             return Ok(None);
         }
         let numbered = number(&mut tx).await?;
+        crash::point!("postgres.before-numbers-commit");
         tx.commit().await?;
+        crash::point!("postgres.numbers-committed");
         Ok(Some(numbered))
     }
 }
@@ -85,9 +88,11 @@ async fn number(conn: &mut PgConnection) -> Result<usize, sqlx::Error> {
     let seqs = listed.iter().map(|row| row.try_get::<i64, _>("seq")).collect::<Result<Vec<_>, _>>()?;
     let ids = listed.iter().map(|row| row.try_get::<String, _>("id")).collect::<Result<Vec<_>, _>>()?;
     let Some(first) = seqs.first() else { return Ok(0) };
+    crash::point!("postgres.numbers-taken");
     let rows = sqlx::query(ROWS).bind(&ids).bind(&seqs).fetch_all(&mut *conn).await?;
     let rows = rows.iter().map(read_row).collect::<Result<Vec<_>, _>>()?;
     let hashes: Vec<Vec<u8>> = rows.iter().map(AuditRow::leaf_hash).collect();
+    crash::point!("postgres.rows-hashed");
     let done = sqlx::query(NUMBER).bind(first).bind(&ids).bind(&hashes).fetch_one(conn).await?;
     if done.try_get::<bool, _>("done")? { Ok(rows.len()) } else { Ok(0) }
 }

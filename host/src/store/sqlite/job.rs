@@ -12,6 +12,7 @@ use super::rows;
 use super::tx::{Apply, Rejected, Tx};
 use super::writer::{Batch, Job};
 use crate::command::action::Command;
+use crate::crash;
 use crate::error::{Denial, Error};
 use crate::gate::{Evidence, Permit, Refusal};
 use crate::store::audit::{AuditRow, Change, Outcome};
@@ -119,11 +120,15 @@ impl<Q: Send + 'static> Job for AnswerJob<Q> {
 }
 
 async fn savepoint(batch: &mut Batch<'_>) -> Result<(), sqlx::Error> {
-    sqlx::query("SAVEPOINT mutation").execute(&mut *batch.conn).await.map(drop)
+    sqlx::query("SAVEPOINT mutation").execute(&mut *batch.conn).await?;
+    crash::point!("sqlite.savepoint-opened");
+    Ok(())
 }
 
 async fn release(batch: &mut Batch<'_>) -> Result<(), sqlx::Error> {
-    sqlx::query("RELEASE mutation").execute(&mut *batch.conn).await.map(drop)
+    sqlx::query("RELEASE mutation").execute(&mut *batch.conn).await?;
+    crash::point!("sqlite.savepoint-released");
+    Ok(())
 }
 
 /// One mutation under its savepoint, which stays open for [`reject`] or [`release`].
@@ -136,7 +141,10 @@ async fn attempt<C: Apply>(
     savepoint(batch).await?;
     let evidence = permit.evidence();
     check_still_decided(batch, evidence, permit.obligations().max_calls_per_minute).await?;
-    if let Some(first) = first_answer(batch, evidence, idempotency).await? {
+    crash::point!("sqlite.decision-stands");
+    let first = first_answer(batch, evidence, idempotency).await?;
+    crash::point!("sqlite.first-answer-looked-up");
+    if let Some(first) = first {
         let result = json!({"replayed": true, "status": first.status});
         write_audit(batch, evidence, Outcome::Replayed, &result, &[]).await?;
         return Ok(Committed::Replayed(first));
@@ -148,11 +156,13 @@ async fn attempt<C: Apply>(
     let mut tx = Tx::new(batch.conn, batch.now);
     let output = command.apply(&mut tx, permit).await?;
     let changes = tx.into_changes();
+    crash::point!("sqlite.transition-applied");
     let stored = without_secrets::<C>(&output)?;
     let outcome = if C::is_refused(&output) { Outcome::Refused } else { Outcome::Ok };
     write_audit(batch, evidence, outcome, &stored, &changes).await?;
     if let Some(key) = idempotency.filter(|_| C::is_answer(&output)) {
         rows::idempotency_insert(batch.conn, evidence, key, 200, &stored.to_string(), batch.now).await?;
+        crash::point!("sqlite.answer-kept");
     }
     Ok(Committed::Done(output))
 }
@@ -228,6 +238,7 @@ async fn first_answer(
 /// Rolls the mutation back and records that it failed. An error here rolls the whole batch back.
 async fn reject(batch: &mut Batch<'_>, evidence: &Evidence, rejected: Rejected) -> Result<CommitError, sqlx::Error> {
     sqlx::query("ROLLBACK TO mutation").execute(&mut *batch.conn).await?;
+    crash::point!("sqlite.savepoint-rolled-back");
     batch.next_seq = rows::next_seq(batch.conn).await?;
     let (outcome, result, error) = match rejected {
         // Nothing is recorded in a file that moves.
@@ -265,7 +276,9 @@ async fn write_audit(
 ) -> Result<(), sqlx::Error> {
     let row = AuditRow::new(batch.next_seq, batch.now, evidence, outcome, result, changes);
     rows::audit_insert(batch.conn, &row).await?;
+    crash::point!("sqlite.audit-written");
     rows::violations_insert(batch.conn, evidence, batch.now).await?;
+    crash::point!("sqlite.violations-written");
     batch.next_seq = batch.next_seq.saturating_add(1);
     Ok(())
 }

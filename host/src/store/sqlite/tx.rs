@@ -7,6 +7,7 @@ use sqlx::SqliteConnection;
 
 use crate::clock::Time;
 use crate::command::action::Command;
+use crate::crash;
 use crate::error::Error;
 use crate::gate::Permit;
 use crate::store::audit::Change;
@@ -33,6 +34,7 @@ impl<'c> Tx<'c> {
     /// Notes a state key that changed, for the audit row.
     pub(super) fn changed(&mut self, table: &'static str, key: impl Into<String>, version: impl Into<Value>) {
         self.changes.push(Change { table, key: key.into(), version: version.into() });
+        crash::point!("sqlite.key-changed");
     }
 
     pub(super) fn into_changes(self) -> Vec<Change> {

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::migrate;
 use crate::clock::{SharedClock, Time};
+use crate::crash;
 use crate::store::StoreError;
 use crate::store::moves;
 
@@ -58,12 +59,14 @@ pub(super) async fn write(
         }
         metrics::histogram!("portreeve_commit_batch_size").record(f64::from(u32::try_from(waiting.len()).unwrap_or(0)));
         let mut jobs: Vec<Box<dyn Job>> = std::mem::take(&mut waiting);
+        crash::point!("sqlite.batch-taken");
         let committed = match run_batch(&mut conn, clock.now(), &mut jobs).await {
             Ok(()) => Ok(()),
             Err(error) => Err(failure(&mut conn, error, jobs.len()).await),
         };
         for job in jobs {
             job.settle(committed.clone());
+            crash::point!("sqlite.caller-answered");
         }
     }
     if let Err(error) = sqlx::Connection::close(conn).await {
@@ -73,12 +76,19 @@ pub(super) async fn write(
 
 async fn run_batch(conn: &mut SqliteConnection, now: Time, jobs: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *conn).await?;
+    crash::point!("sqlite.batch-begun");
     let result = run_jobs(conn, now, jobs).await;
     match result {
-        Ok(()) => match sqlx::raw_sql("COMMIT").execute(&mut *conn).await {
-            Ok(_) => Ok(()),
-            Err(error) => roll_back(conn, error).await,
-        },
+        Ok(()) => {
+            crash::point!("sqlite.before-commit");
+            match sqlx::raw_sql("COMMIT").execute(&mut *conn).await {
+                Ok(_) => {
+                    crash::point!("sqlite.committed");
+                    Ok(())
+                }
+                Err(error) => roll_back(conn, error).await,
+            }
+        }
         Err(error) => roll_back(conn, error).await,
     }
 }

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -15,24 +15,36 @@ use serde_json::{Value, json};
 use super::{Client, cache_dir, postgres, type_of};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+const DEATH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where a server says that it is ready, in its folder.
+const READY: &str = "ready.json";
 
 /// The binary `portreeve`, of the same profile as this test.
 pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let deps = std::env::current_exe().unwrap();
-        let dir = deps.ancestors().nth(2).expect("a test's executable lies in PROFILE/deps").to_owned();
-        let built = build(&dir);
-        let path = dir.join("portreeve");
-        assert!(path.is_file(), "{} is not there, and building it did not help: {built}", path.display());
-        path
-    })
+    BINARY.get_or_init(|| build("portreeve", &[]))
 }
 
-fn build(dir: &Path) -> String {
+/// The same program with the steps in it at which tests have it die. The feature is one of this binary alone.
+pub(crate) fn crash_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("portreeve-crash", &["--features", "portreeve/crash-points"]))
+}
+
+fn build(name: &str, words: &[&str]) -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    let dir = deps.ancestors().nth(2).expect("a test's executable lies in PROFILE/deps");
+    let built = run_cargo(dir, name, words);
+    let path = dir.join(name);
+    assert!(path.is_file(), "{} is not there, and building it did not help: {built}", path.display());
+    path
+}
+
+fn run_cargo(dir: &Path, name: &str, words: &[&str]) -> String {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(workspace).args(["build", "--bin", "portreeve", "--target-dir"]).arg(dir.parent().unwrap());
+    cargo.current_dir(workspace).args(["build", "--bin", name, "--target-dir"]).arg(dir.parent().unwrap()).args(words);
     // What cargo told this test about its own package would make it build others anew.
     let about_tests = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for (name, _) in std::env::vars().filter(|(name, _)| about_tests(name)) {
@@ -46,6 +58,11 @@ fn build(dir: &Path) -> String {
         Ok(output) => panic!("cargo build failed:\n{}", String::from_utf8_lossy(&output.stderr)),
         Err(error) => format!("cargo did not start: {error}"),
     }
+}
+
+/// The database of a folder, where its service has one.
+async fn database_of(data: &Path) -> Option<String> {
+    if postgres::is_for(data) { Some(postgres::service_url(&postgres::of(data).await)) } else { None }
 }
 
 /// A running server. Killed when it is dropped.
@@ -63,21 +80,36 @@ impl Process {
 
     /// The same with more words on its command line.
     pub(crate) async fn start_with(data: &Path, words: &[&str]) -> Self {
-        let database =
-            if postgres::is_for(data) { Some(postgres::service_url(&postgres::of(data).await)) } else { None };
-        Self::spawn(data, database, words)
+        Self::spawn(binary(), data, database_of(data).await, words, None)
+    }
+
+    /// The program that can die at a step, told by a file at which one.
+    pub(crate) async fn start_crashing(data: &Path, control: &Path) -> Self {
+        Self::spawn(crash_binary(), data, database_of(data).await, &[], Some(control))
+    }
+
+    /// The same, where it is to die before it is ready. How it ended.
+    pub(crate) async fn crash_at_start(data: &Path, control: &Path) -> ExitStatus {
+        let process = Self::launch(crash_binary(), data, database_of(data).await, &[], Some(control));
+        process.dies().await
     }
 
     /// The same on a database that a URL names.
     pub(crate) fn start_on(data: &Path, database: Option<String>) -> Self {
-        Self::spawn(data, database, &[])
+        Self::spawn(binary(), data, database, &[], None)
     }
 
-    fn spawn(data: &Path, database: Option<String>, words: &[&str]) -> Self {
-        let ready = data.join("ready.json");
+    fn spawn(program: &Path, data: &Path, database: Option<String>, words: &[&str], control: Option<&Path>) -> Self {
+        let mut process = Self::launch(program, data, database, words, control);
+        process.wait_until_ready(&data.join(READY), data);
+        process
+    }
+
+    fn launch(program: &Path, data: &Path, database: Option<String>, words: &[&str], control: Option<&Path>) -> Self {
+        let ready = data.join(READY);
         drop(std::fs::remove_file(&ready));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("stderr.log")).unwrap();
-        let child = Command::new(binary())
+        let child = Command::new(program)
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .arg("--ready-file")
@@ -87,16 +119,15 @@ impl Process {
             .args(words)
             .env_remove("PORTREEVE_API_KEY")
             .env_remove("PORTREEVE_DATABASE_URL")
+            .env_remove("PORTREEVE_CRASH_POINT")
             .envs(database.map(|url| ("PORTREEVE_DATABASE_URL", url)))
+            .envs(control.map(|path| ("PORTREEVE_CRASH_POINT", path)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut process =
-            Self { child, address: ([127, 0, 0, 1], 0).into(), admin: Client::keyless(([127, 0, 0, 1], 0).into()) };
-        process.wait_until_ready(&ready, data);
-        process
+        Self { child, address: ([127, 0, 0, 1], 0).into(), admin: Client::keyless(([127, 0, 0, 1], 0).into()) }
     }
 
     fn wait_until_ready(&mut self, ready: &Path, data: &Path) {
@@ -134,6 +165,18 @@ impl Process {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits for an end that nobody asked for, and says how it ended.
+    pub(crate) async fn dies(mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < DEATH_TIMEOUT, "it did not die");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Asks it to stop.

@@ -61,7 +61,7 @@ fn without_handoffs() -> Vec<BundleFile> {
 }
 
 /// Another version of the default bundle, which decides everything alike.
-fn renamed(version: &str) -> Vec<BundleFile> {
+pub(crate) fn renamed(version: &str) -> Vec<BundleFile> {
     edited("bundle.toml", "version = \"0.1.0\"", &format!("version = \"{version}\""))
 }
 
