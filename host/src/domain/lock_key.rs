@@ -128,7 +128,7 @@ fn check_logical(key: &str, namespace: &str, rest: &str) -> Result<(), LockKeyEr
 
 fn is_api(rest: &str) -> bool {
     rest.split_once(' ').is_some_and(|(method, path)| {
-        METHODS.contains(&method) && path.starts_with('/') && !path.contains(char::is_whitespace)
+        METHODS.contains(&method) && path.starts_with('/') && !path.contains(char::is_whitespace) && !leads_around(path)
     })
 }
 
@@ -157,7 +157,14 @@ fn is_feature(rest: &str) -> bool {
 }
 
 fn is_word(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'))
+    !text.is_empty()
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'))
+        && !leads_around(text)
+}
+
+/// Whether a text with slashes has a segment that makes it a second name of something shorter.
+fn leads_around(text: &str) -> bool {
+    text.split('/').any(|segment| matches!(segment, "." | ".."))
 }
 
 #[cfg(test)]
@@ -177,14 +184,21 @@ mod tests {
             long.as_str(),
             "api:GET /v1/users",
             "db:schema:users",
+            "db:schema:_old_users_2",
             "db:migration-slot",
             "event:user.created",
+            "event:user_2.e-mail.changed",
             "flag:billing/new-invoice",
             "env:staging-db",
+            "env:8080-staging",
             "contract:openapi/v1.yaml",
             "feature:F-12:review",
+            "api:GET /",
+            "api:GET /v1/a..b/.hidden",
+            "env:eu/staging.db",
         ] {
             assert_eq!(LockKey::parse(key).map(|k| k.to_string()), Ok(key.to_owned()));
+            assert_eq!(LockKey::parse(key).as_ref().map(LockKey::as_str), Ok(key));
         }
     }
 
@@ -221,6 +235,9 @@ mod tests {
             "api:GET /a b",
             "db:schema:Users",
             "db:schema:",
+            "db:schema:2users",
+            "db:schema:us-ers",
+            "db:schema:us.ers",
             "db:other",
             "event:User.Created",
             "event:a..b",
@@ -233,6 +250,12 @@ mod tests {
             "feature:x",
             "feature::y",
             "feature:x:",
+            "api:GET /v1/../users",
+            "api:GET /.",
+            "env:a/../b",
+            "env:.",
+            "feature:..:x",
+            "feature:x:a/./b",
         ] {
             assert!(LockKey::parse(key).is_err(), "`{key}` was accepted");
         }
