@@ -141,4 +141,35 @@ mod tests {
         assert_eq!(again.expires_at, at(120));
         assert!(!lock.is_held_by("x", Some(7), at(1)));
     }
+
+    #[test]
+    fn a_lock_is_held_by_its_holder_under_its_token_while_it_lives() {
+        let key = LockKey::parse("a").unwrap();
+        let Acquired::Granted(lock) = acquire(None, 7, &key, who("x"), at(0), at(60)) else { panic!() };
+        assert!(lock.is_held_by("x", Some(8), at(59)) && lock.is_held_by("x", None, at(0)));
+        assert!(!lock.is_held_by("x", Some(9), at(1)) && !lock.is_held_by("y", None, at(1)));
+        assert!(!lock.is_held_by("x", Some(8), at(60)));
+    }
+
+    #[test]
+    fn what_the_holder_says_anew_replaces_what_it_said() {
+        let key = LockKey::parse("a").unwrap();
+        let said = |word: &str| Claimant {
+            session_id: Some(format!("session {word}")),
+            reason: Some(format!("reason {word}")),
+            ..who("x")
+        };
+        let Acquired::Granted(lock) = acquire(None, 0, &key, said("one"), at(0), at(60)) else { panic!() };
+        assert_eq!((lock.session_id.as_deref(), lock.locked_at), (Some("session one"), at(0)));
+        let Acquired::Refreshed(again) = acquire(Some(lock.clone()), 1, &key, said("two"), at(30), at(90)) else {
+            panic!()
+        };
+        assert_eq!(again.session_id.as_deref(), Some("session two"));
+        assert_eq!(again.reason.as_deref(), Some("reason two"));
+        assert_eq!((again.locked_at, again.expires_at), (at(0), at(90)));
+        let Acquired::Refreshed(silent) = acquire(Some(again), 1, &key, who("x"), at(31), at(91)) else { panic!() };
+        assert_eq!(silent.session_id.as_deref(), Some("session two"));
+        let Acquired::Blocked(held) = acquire(Some(lock.clone()), 1, &key, who("y"), at(30), at(90)) else { panic!() };
+        assert_eq!(held, lock);
+    }
 }

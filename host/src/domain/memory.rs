@@ -157,8 +157,11 @@ mod tests {
             |from: usize| Content { tags: (from..from + 60).map(|n| n.to_string()).collect(), ..Content::default() };
         assert_eq!(many(0).merge(many(60)), Err(TooMuch { field: "tags", size: 120, most: 100 }));
         assert!(many(0).merge(many(30)).is_ok());
+        assert!(many(0).merge(many(40)).is_ok(), "as many as a memory holds");
         let long = content(&[], &json!({"x": "y".repeat(DETAILS_BYTES_MAX)}));
         assert_eq!(long.tidy().unwrap_err().field, "details");
+        let full = content(&[], &json!({"x": "y".repeat(DETAILS_BYTES_MAX - r#"{"x":""}"#.len())}));
+        assert!(full.tidy().is_ok());
     }
 
     #[test]

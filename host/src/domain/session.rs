@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn registering_again_keeps_what_is_not_said_and_revives() {
         let now = Time::from_micros(0).plus_minutes(60);
-        let again = session().registered("t", Said::default(), now);
+        let again = session().registered("u", Said::default(), now);
+        assert_eq!((again.agent_type.as_str(), again.current_task.as_deref()), ("u", Some("parser")));
         assert_eq!((again.capabilities, again.started_at), (session().capabilities, session().started_at));
         assert_eq!(again.last_heartbeat, now);
         let ended = Session { ended_at: Some(now), ..session() };
@@ -167,5 +168,6 @@ mod tests {
         assert_eq!(Urgency::of(false, Some("BLOCKED")), Urgency::Medium);
         assert_eq!(Urgency::of(false, Some("unblocked")), Urgency::Low);
         assert_eq!(Urgency::of(false, None), Urgency::Low);
+        assert_eq!([Urgency::High, Urgency::Medium, Urgency::Low].map(Urgency::as_str), ["high", "medium", "low"]);
     }
 }

@@ -191,6 +191,18 @@ mod tests {
     }
 
     #[test]
+    fn statuses_go_by_their_names() {
+        for name in STATUSES {
+            assert_eq!(Status::parse(name).map(Status::as_str), Some(name));
+        }
+        assert_eq!(
+            STATUSES.map(Status::parse).map(|status| status.is_some_and(Status::is_final)),
+            [false, false, true, true, true]
+        );
+        assert_eq!(Status::parse("Pending"), None);
+    }
+
+    #[test]
     fn attempts_are_exactly_max_attempts() {
         let now = Time::from_micros(100);
         assert_eq!(claimed(0).expire(now), Next::Retry { attempt_count: 1 });
@@ -207,6 +219,12 @@ mod tests {
         assert!(!task.is_held_by("a", Some("t"), Time::from_micros(100)));
         assert!(!task.is_held_by("a", Some("old"), Time::from_micros(99)));
         assert!(!task.is_held_by("b", None, Time::from_micros(99)));
+        let urgent = Progress { deadline: Some(Time::from_micros(50)), ..claimed(0) };
+        assert!(urgent.is_held_by("a", None, Time::from_micros(49)));
+        assert!(
+            !urgent.is_held_by("a", None, Time::from_micros(50))
+                && !urgent.is_held_by("a", None, Time::from_micros(51))
+        );
         assert_eq!(task.expire(Time::from_micros(99)), Next::Stay);
     }
 
