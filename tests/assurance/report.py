@@ -87,7 +87,7 @@ def places(promise, globs):
     for pattern in globs:
         for path in sorted(ROOT.glob(pattern)):
             for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-                if re.search(rf"(^|[^A-Za-z_`]){promise}(:|, [A-Z]+.*:)", line):
+                if re.search(rf"(^|[^A-Za-z_`]){promise}(:|, [A-Z]+.*:)|^invariant: .*\b{promise}\b", line):
                     found.append(f"{path.relative_to(ROOT)}:{number}")
     return found
 

@@ -1,4 +1,3 @@
-//! What tests and benchmarks share.
 //! What tests and tools share: components that misbehave, figures of a run.
 
 pub mod figures;

@@ -23,6 +23,10 @@ fn promises() -> Vec<String> {
 /// Whether a comment of a text begins to speak of a promise: its name and a colon, or several names and one.
 fn speaks_of(text: &str, promise: &str) -> bool {
     text.lines().any(|line| {
+        // A seeded bug says which promise it breaks.
+        if let Some(broken) = line.strip_prefix("invariant: ") {
+            return broken.split([' ', ',']).any(|word| word == promise);
+        }
         let Some((before, _)) = line.split_once(':') else { return false };
         let words: Vec<&str> = before.split([' ', ',']).filter(|word| !word.is_empty()).collect();
         let names: Vec<&str> = words.iter().rev().take_while(|word| is_name(word)).copied().collect();

@@ -25,7 +25,7 @@ use crate::trace;
 
 pub(crate) use drive::{RUNTIME, Run, projected};
 pub(crate) use model::{Answer, Model};
-pub(crate) use op::Op;
+pub(crate) use op::{Act, Op};
 
 /// Steps of one run at most.
 const STEPS: usize = 120;

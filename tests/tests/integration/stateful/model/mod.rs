@@ -208,16 +208,17 @@ impl Model {
     }
 
     fn answer(&mut self, op: &Op) -> Answer {
-        if let Some(reason) = self.forbids(op) {
+        let first = op.once.and_then(|key| self.once.get(&(op.who, key))).filter(|(.., at)| self.now < at + 24 * 3600);
+        // Of a repeat only the caller's standing is judged: it changes nothing, whatever its texts say.
+        if let Some(reason) =
+            self.forbids(op).filter(|reason| first.is_none() || *reason != "destructive_operation_blocked")
+        {
             return Answer::denied(reason);
         }
-        let Some(key) = op.once else { return self.act(op) };
-        match self.once.get(&(op.who, key)) {
-            Some((act, answer, at)) if self.now < at + 24 * 3600 => {
-                return if *act == op.act { answer.clone() } else { Answer::invalid("idempotency_key_reused") };
-            }
-            _ => {}
+        if let Some((act, answer, _)) = first {
+            return if *act == op.act { answer.clone() } else { Answer::invalid("idempotency_key_reused") };
         }
+        let Some(key) = op.once else { return self.act(op) };
         let answer = self.act(op);
         // A failure is no first answer.
         if answer.status == 200 {
