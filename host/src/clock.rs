@@ -1,8 +1,9 @@
 //! The one source of time. Tests hold it; everything else reads it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -78,23 +79,47 @@ impl Serialize for Time {
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The time now.
     fn now(&self) -> Time;
+
+    /// Tells no time before this one from now on. A clock that is set by hand does what the hand does.
+    fn reach(&self, at: Time) {
+        let _ = at;
+    }
 }
 
 /// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The machine's clock, held so that it never goes back while the process
-/// runs: a step of the host's clock must not revive an expired lease.
+/// The machine's clock, but that it never goes back: a step of the host's clock must not revive an expired lease. Stepped back,
+/// it goes on from where it was, so that leases end in their time.
 #[derive(Debug, Default)]
 pub struct SystemClock {
-    latest: AtomicI64,
+    /// What was told last, and when by the clock that is never stepped.
+    latest: Mutex<Option<(Time, Instant)>>,
+}
+
+impl SystemClock {
+    /// The later one of a reading and of what was told last and the time since then.
+    fn forward(&self, read: Time) -> Time {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        // After the reading: what is told is never ahead of a clock that was not stepped.
+        let at = Instant::now();
+        let goes_on = latest.map(|(told, then)| {
+            told.plus_micros(i64::try_from(at.duration_since(then).as_micros()).unwrap_or(i64::MAX))
+        });
+        let now = goes_on.map_or(read, |goes_on| goes_on.max(read));
+        *latest = Some((now, at));
+        now
+    }
 }
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
     fn now(&self) -> Time {
-        let read = jiff::Timestamp::now().as_microsecond();
-        Time(self.latest.fetch_max(read, Ordering::AcqRel).max(read))
+        self.forward(Time(jiff::Timestamp::now().as_microsecond()))
+    }
+
+    fn reach(&self, at: Time) {
+        self.forward(at);
     }
 }
 
@@ -120,5 +145,34 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Time {
         Time(self.micros.load(Ordering::Acquire))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_ahead_goes_on_from_there_and_does_not_stand_still() {
+        let clock = SystemClock::default();
+        let ahead = clock.now().plus_minutes(60);
+        clock.reach(ahead);
+        let first = clock.now();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let second = clock.now();
+        assert!(first >= ahead && second.since(first) >= 20_000, "{ahead} {first} {second}");
+        // What is reached already changes nothing.
+        clock.reach(ahead.plus_minutes(-120));
+        assert!(clock.now() >= second);
+    }
+
+    #[test]
+    fn a_clock_that_was_not_stepped_tells_the_machines_time() {
+        let (first, second) = (SystemClock::default(), SystemClock::default());
+        for _ in 0..1000 {
+            first.now();
+        }
+        let (told, fresh) = (first.now(), second.now());
+        assert!(told <= fresh, "{told} is ahead of {fresh}");
     }
 }

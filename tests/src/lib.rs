@@ -1,4 +1,6 @@
-//! What tests and tools share: components that misbehave, figures of a run.
+//! What tests and tools share: components that misbehave, the checker of concurrent histories, figures of a run.
 
+pub mod chance;
 pub mod figures;
+pub mod history;
 pub mod hostile;

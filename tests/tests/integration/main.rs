@@ -22,6 +22,7 @@ mod example;
 mod formal;
 mod handoffs;
 mod harness;
+mod histories;
 mod idempotency;
 mod import;
 mod invariants;

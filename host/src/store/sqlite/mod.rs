@@ -71,6 +71,7 @@ impl Store {
         look.close().await.map_err(|e| opened(&e))?;
         let mut conn = options.clone().connect().await.map_err(|e| opened(&e))?;
         migrate::migrate(&mut conn, clock.now()).await?;
+        keep_time(&mut conn, &clock).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(QUEUE_TIMEOUT);
         let reading = options.create_if_missing(false).read_only(true);
         let pool = readers.clone().connect_with(reading.clone()).await.map_err(|e| opened(&e))?;
@@ -183,6 +184,19 @@ fn private_file(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// A process of before may have told a later time than the machine's clock shows now: a lease that was over then stays over.
+async fn keep_time(conn: &mut SqliteConnection, clock: &SharedClock) -> Result<(), StoreError> {
+    let newest = "SELECT created_at FROM audit_log ORDER BY seq DESC LIMIT 1";
+    let newest: Option<i64> = sqlx::query_scalar(newest).fetch_optional(conn).await?;
+    let Some(newest) = newest.map(Time::from_micros) else { return Ok(()) };
+    let now = clock.now();
+    if newest > now {
+        tracing::warn!(%now, %newest, "the machine's clock is behind the log: time goes on from the log's");
+        clock.reach(newest);
+    }
+    Ok(())
 }
 
 /// A damaged file is reported, never recreated.

@@ -39,7 +39,7 @@ impl Request {
         self.raw(body.to_string())
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\nconnection: close\r\n", self.method, self.target);
         if !self.headers.iter().any(|(name, _)| name == "host") {
             head.push_str("host: 127.0.0.1\r\n");
@@ -117,7 +117,7 @@ impl Reply {
         self.body
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let at = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(bytes.get(..at)?).into_owned();
         let mut lines = head.split("\r\n");

@@ -65,6 +65,14 @@ async fn database_of(data: &Path) -> Option<String> {
     if postgres::is_for(data) { Some(postgres::service_url(&postgres::of(data).await)) } else { None }
 }
 
+/// A variable of a process's environment.
+pub(crate) type Variable = (&'static str, PathBuf);
+
+/// Where the program that can die reads at which step.
+fn dying_by(control: &Path) -> [Variable; 1] {
+    [("PORTREEVE_CRASH_POINT", control.to_owned())]
+}
+
 /// A running server. Killed when it is dropped.
 pub(crate) struct Process {
     child: Child,
@@ -80,32 +88,37 @@ impl Process {
 
     /// The same with more words on its command line.
     pub(crate) async fn start_with(data: &Path, words: &[&str]) -> Self {
-        Self::spawn(binary(), data, database_of(data).await, words, None)
+        Self::spawn(binary(), data, database_of(data).await, words, &[])
     }
 
     /// The program that can die at a step, told by a file at which one.
     pub(crate) async fn start_crashing(data: &Path, control: &Path) -> Self {
-        Self::spawn(crash_binary(), data, database_of(data).await, &[], Some(control))
+        Self::spawn(crash_binary(), data, database_of(data).await, &[], &dying_by(control))
     }
 
     /// The same, where it is to die before it is ready. How it ended.
     pub(crate) async fn crash_at_start(data: &Path, control: &Path) -> ExitStatus {
-        let process = Self::launch(crash_binary(), data, database_of(data).await, &[], Some(control));
+        let process = Self::launch(crash_binary(), data, database_of(data).await, &[], &dying_by(control));
         process.dies().await
     }
 
     /// The same on a database that a URL names.
     pub(crate) fn start_on(data: &Path, database: Option<String>) -> Self {
-        Self::spawn(binary(), data, database, &[], None)
+        Self::spawn(binary(), data, database, &[], &[])
     }
 
-    fn spawn(program: &Path, data: &Path, database: Option<String>, words: &[&str], control: Option<&Path>) -> Self {
-        let mut process = Self::launch(program, data, database, words, control);
+    /// The same with more variables in its environment.
+    pub(crate) fn start_in(data: &Path, database: Option<String>, variables: &[Variable]) -> Self {
+        Self::spawn(binary(), data, database, &[], variables)
+    }
+
+    fn spawn(program: &Path, data: &Path, database: Option<String>, words: &[&str], variables: &[Variable]) -> Self {
+        let mut process = Self::launch(program, data, database, words, variables);
         process.wait_until_ready(&data.join(READY), data);
         process
     }
 
-    fn launch(program: &Path, data: &Path, database: Option<String>, words: &[&str], control: Option<&Path>) -> Self {
+    fn launch(program: &Path, data: &Path, database: Option<String>, words: &[&str], variables: &[Variable]) -> Self {
         let ready = data.join(READY);
         drop(std::fs::remove_file(&ready));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("stderr.log")).unwrap();
@@ -121,7 +134,7 @@ impl Process {
             .env_remove("PORTREEVE_DATABASE_URL")
             .env_remove("PORTREEVE_CRASH_POINT")
             .envs(database.map(|url| ("PORTREEVE_DATABASE_URL", url)))
-            .envs(control.map(|path| ("PORTREEVE_CRASH_POINT", path)))
+            .envs(variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -181,7 +194,12 @@ impl Process {
 
     /// Asks it to stop.
     pub(crate) fn terminate(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        self.signal("-TERM");
+    }
+
+    /// Sends it a signal, named as for `kill`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
