@@ -73,13 +73,13 @@ fn stores_agree_about_random_steps() {
     let asked = AtomicUsize::new(0);
     println!("stores: PORTREEVE_SEED={seed}, {pairs} pairs of {STEPS} steps");
     let begun = std::time::Instant::now();
+    let half = |first: usize| {
+        for n in (first..pairs).step_by(2) {
+            asked.fetch_add(compare(seed.wrapping_add(u64::try_from(n).unwrap())), Ordering::Relaxed);
+        }
+    };
     // Two at once: while one waits for its disk the other goes on.
     std::thread::scope(|scope| {
-        let half = |first: usize| {
-            for n in (first..pairs).step_by(2) {
-                asked.fetch_add(compare(seed.wrapping_add(u64::try_from(n).unwrap())), Ordering::Relaxed);
-            }
-        };
         let other = scope.spawn(|| half(1));
         half(0);
         other.join().unwrap();

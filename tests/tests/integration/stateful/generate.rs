@@ -150,7 +150,7 @@ fn tasks(model: &Model) -> Vec<(u32, BoxedStrategy<Op>)> {
     all
 }
 
-fn people() -> Vec<(u32, BoxedStrategy<Op>)> {
+fn people(model: &Model) -> Vec<(u32, BoxedStrategy<Op>)> {
     let statuses = select(&[None, Some("active"), Some("idle"), Some("disconnected")][..]);
     let cleanup =
         (select(&[1_i64, 15, 60][..]), 0_u8..4).prop_map(|(minutes, n)| Act::Cleanup { minutes, dry_run: n == 0 });
@@ -162,7 +162,7 @@ fn people() -> Vec<(u32, BoxedStrategy<Op>)> {
         (6, by(&ANYBODY, (0_u8..4).prop_map(|session| Act::Register { session }))),
         (4, by(&ANYBODY, session().prop_map(|session| Act::Heartbeat { session }))),
         (2, by(&ANYBODY, statuses.prop_map(|status| Act::Sessions { status }))),
-        (4, by(&KEEPERS, cleanup)),
+        (if model.is_someone_gone() { 16 } else { 4 }, by(&KEEPERS, cleanup)),
         (5, once(remember)),
         (2, by(&ANYBODY, recall)),
         (2, once(Just(Act::HandOff))),
@@ -189,7 +189,7 @@ fn operators(model: &Model) -> Vec<(u32, BoxedStrategy<Op>)> {
     ];
     vec![
         (2, by(&OPERATORS, activate)),
-        (1, by(&ANYBODY, Just(Act::Components))),
+        (2, by(&ANYBODY, Just(Act::Components))),
         (3, by(&OPERATORS, suspend)),
         (2, by(&OPERATORS, profile.prop_map(|profile| Act::Profile { profile }))),
     ]
@@ -202,7 +202,7 @@ pub(crate) fn steps(model: &Model) -> BoxedStrategy<Op> {
     let nobody = |act: BoxedStrategy<Act>| act.prop_map(|act| Op { who: ADMIN, act, once: None }).boxed();
     let mut all = locks(model);
     all.extend(tasks(model));
-    all.extend(people());
+    all.extend(people(model));
     all.extend(operators(model));
     all.push((7, nobody(advance.prop_map(|seconds| Act::Advance { seconds }).boxed())));
     all.push((1, nobody(Just(Act::Restart).boxed())));

@@ -87,6 +87,17 @@ impl Model {
         Answer::ok(json!({"items": shown.collect::<Vec<_>>()}))
     }
 
+    /// Whether a cleanup would find somebody gone: a session, and no sign of its agent for a minute.
+    pub(crate) fn is_someone_gone(&self) -> bool {
+        let minute = self.now - 60;
+        let is_gone = |known: &Session| {
+            !known.ended
+                && known.last_heartbeat <= minute
+                && self.agents[known.agent].last_seen.is_none_or(|at| at <= minute)
+        };
+        self.sessions.values().any(is_gone)
+    }
+
     pub(super) fn cleanup(&mut self, minutes: i64, dry_run: bool) -> Answer {
         let cutoff = self.now - minutes * 60;
         let is_live = |known: &&Session| !known.ended;
