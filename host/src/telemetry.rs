@@ -11,7 +11,9 @@ static METRICS: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 /// Logs to stderr: lines for people on a terminal, JSON elsewhere. `PORTREEVE_LOG` filters, as `RUST_LOG` would.
 pub fn init_logs(default_filter: &str) {
     let filter = EnvFilter::try_from_env("PORTREEVE_LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written is nothing to die of: its errors would be printed to stderr, which panics where it is full.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = if std::io::stderr().is_terminal() {
         lines.compact().try_init()
     } else {

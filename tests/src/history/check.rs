@@ -18,6 +18,8 @@ pub struct Checked {
     pub calls: usize,
     /// Those whose answer is known.
     pub answered: usize,
+    /// Those that certainly did nothing: nobody was there to be asked, or there was no room.
+    pub failed: usize,
     /// Lock keys.
     pub keys: usize,
     /// Tasks.
@@ -55,8 +57,9 @@ impl fmt::Display for Rejected {
 /// The first key or task, and of it the first call, that has no explanation.
 pub fn check(history: &History) -> Result<Checked, Box<Rejected>> {
     let calls = &history.calls;
-    let answered = calls.iter().filter(|call| call.answer.is_some()).count();
-    let mut checked = Checked { calls: calls.len(), answered, ..Checked::default() };
+    let failed = calls.iter().filter(|call| call.answer == Some(Answer::Failed)).count();
+    let answered = calls.iter().filter(|call| call.answer.is_some()).count() - failed;
+    let mut checked = Checked { calls: calls.len(), answered, failed, ..Checked::default() };
     check_names(calls)?;
     let end = calls.iter().map(|call| call.returned_us).max().unwrap_or(0);
     for (key, own) in by_key(calls) {

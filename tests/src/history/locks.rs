@@ -2,6 +2,8 @@
 //!
 //! The end of a lease is known to the microsecond where the service told it, and as a range where a grant was not answered. What a
 //! grant tells is also the server's clock at that moment: the end less the time asked for.
+//!
+//! EXCL: no answer may show two holders at once, or a token that does not grow.
 
 use super::search::{Item, Model};
 use super::{Answer, Op};

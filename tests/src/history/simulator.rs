@@ -1,7 +1,8 @@
 //! A correct service that is asked by many, in a time that is made up: whatever happens there has to be accepted.
 //!
 //! Each call takes effect at one moment between its invocation and its return, or, when its answer is lost, some time later or never.
-//! The service's clock is stepped now and then, on and back, and held when it is stepped back.
+//! What it does was decided a little before that, by the clock of then: a commit takes its time. The service's clock is stepped now
+//! and then, on and back, and held when it is stepped back.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,9 @@ const SECOND_US: i64 = 1_000_000;
 #[derive(Default)]
 struct Service {
     offset_us: i64,
+    /// When the clock was stepped last.
+    stepped_us: i64,
+    /// The clock of the last change.
     now: i64,
     locks: BTreeMap<String, Lock>,
     tasks: Vec<Task>,
@@ -42,6 +46,22 @@ struct Task {
 }
 
 impl Service {
+    /// Looks at a lock by the clock of now, which changes nothing.
+    fn look(&self, at_us: i64, op: &Op) -> Option<Answer> {
+        let lock = self.locks.get(op.key()?)?;
+        let now = self.now.max(WALL_US + at_us + self.offset_us);
+        let held = lock.held.clone().filter(|(_, end)| now < *end);
+        match op {
+            Op::Verify { token, .. } => Some(Answer::Verified { valid: held.is_some() && *token == lock.last_token }),
+            Op::Status { .. } => Some(held.map_or(Answer::Free, |(by, expires_at)| Answer::Held {
+                by,
+                token: lock.last_token,
+                expires_at,
+            })),
+            _ => None,
+        }
+    }
+
     fn tick(&mut self, at_us: i64) {
         self.now = self.now.max(WALL_US + at_us + self.offset_us);
         for lock in self.locks.values_mut() {
@@ -108,12 +128,8 @@ impl Lock {
                 self.held = None;
                 Answer::Released
             }
-            Op::Verify { token, .. } => Answer::Verified { valid: self.held.is_some() && *token == self.last_token },
-            Op::Status { .. } => self.held.clone().map_or(Answer::Free, |(by, expires_at)| Answer::Held {
-                by,
-                token: self.last_token,
-                expires_at,
-            }),
+            Op::Verify { .. } => Answer::Verified { valid: false },
+            Op::Status { .. } => Answer::Free,
             Op::ForceRelease { .. } => Answer::Forced { by: self.held.take().map(|(by, _)| by) },
             _ => Answer::NotOwner,
         }
@@ -237,7 +253,7 @@ fn simulated(seed: u64, lost_percent: usize) -> History {
     while let Some(((now, _), what)) = due.pop_first() {
         match what {
             Due::Stepped(offset_us) => {
-                service.offset_us = offset_us;
+                (service.offset_us, service.stepped_us) = (offset_us, now);
                 history.clock.steps.push(Step { from_us: now - 500, until_us: now + 500, offset_us });
             }
             Due::Begin(_) if now > END_US => {}
@@ -269,9 +285,12 @@ fn simulated(seed: u64, lost_percent: usize) -> History {
                 });
             }
             Due::Effect(index) => {
-                service.tick(now);
                 let call = &mut history.calls[index];
-                call.answer = Some(service.answer(&call.agent, &call.op));
+                let decided_us = chance.between(call.invoked_us, now).max(service.stepped_us.min(now));
+                call.answer = service.look(now, &call.op).or_else(|| {
+                    service.tick(if call.op.is_look() { now } else { decided_us });
+                    Some(service.answer(&call.agent, &call.op))
+                });
             }
             Due::Return(client, index) => {
                 let call = &mut history.calls[index];

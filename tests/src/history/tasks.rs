@@ -2,6 +2,8 @@
 //!
 //! What time does, it does by itself: a claim whose lease ran out goes back to the queue, or fails with its last attempt. Here it is
 //! done by whoever looks next, since before that nobody can tell.
+//!
+//! CLAIM: no answer may show two claims at once, a report of another, or a final status that changed.
 
 use super::locks::instant;
 use super::search::{Item, Model};

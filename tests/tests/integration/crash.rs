@@ -94,9 +94,10 @@ pub(crate) async fn assert_kept(told: &Told, server: &Process, client: &Client) 
 /// What has to hold of a store at any time.
 pub(crate) async fn assert_invariants(data: &Path) {
     let mut db = connect(data).await;
-    let (action, own): (&str, [&str; 2]) = if postgres::is_chosen() {
+    let (action, status, own): (&str, &str, [&str; 2]) = if postgres::is_chosen() {
         (
             "result::json->>'action'",
+            "result::json->>'status'",
             [
                 "SELECT coalesce(max(seq), 0) - count(*) FROM audit_seq",
                 "SELECT count(*) FROM audit_log l LEFT JOIN agents a USING (agent_id) WHERE a.agent_id IS NULL",
@@ -105,6 +106,7 @@ pub(crate) async fn assert_invariants(data: &Path) {
     } else {
         (
             "json_extract(result, '$.action')",
+            "json_extract(result, '$.status')",
             ["SELECT max(seq) - count(*) FROM audit_log", "SELECT count(*) FROM pragma_foreign_key_check"],
         )
     };
@@ -114,6 +116,10 @@ pub(crate) async fn assert_invariants(data: &Path) {
                  AND {action} = 'acquired')"
     );
     let granted = if postgres::is_chosen() { granted } else { granted.replace("::bigint", "") };
+    let completed = format!(
+        "SELECT (SELECT count(*) FROM work_queue WHERE status = 'completed')
+              - (SELECT count(*) FROM audit_log WHERE command = 'task_complete' AND outcome = 'ok' AND {status} = 'completed')"
+    );
     let none = [
         own[0],
         own[1],
@@ -123,8 +129,7 @@ pub(crate) async fn assert_invariants(data: &Path) {
         // Every change has its row: a task, its submission.
         "SELECT (SELECT count(*) FROM work_queue)
               - (SELECT count(*) FROM audit_log WHERE command = 'task_submit' AND outcome = 'ok')",
-        "SELECT (SELECT count(*) FROM work_queue WHERE status = 'completed')
-              - (SELECT count(*) FROM audit_log WHERE command = 'task_complete' AND outcome = 'ok')",
+        completed.as_str(),
     ];
     for sql in none {
         assert_eq!(scalar(&mut db, sql).await, 0, "{sql}");

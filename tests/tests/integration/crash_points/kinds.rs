@@ -191,7 +191,7 @@ impl Kind {
             Self::Upload | Self::UploadUnfit | Self::Activate => self.prepare_component(world, n).await,
             Self::Denied => {
                 let request = Request::new("DELETE", &format!("/locks/src/{n}.rs"));
-                Case::new(&world.worker(), request, Ends::Denied)
+                Case::new(&world.remote(), request, Ends::Denied)
             }
             Self::OtherIdentity => {
                 let body = json!({"file_path": format!("src/{n}.rs"), "agent_id": "other"});
@@ -304,18 +304,11 @@ impl Kind {
             }
             Self::Cleanup => {
                 other.post("/discovery/register", json!({"session_id": name})).await.done();
-                let locked = json!({"file_path": format!("src/{n}.rs"), "session_id": name});
-                other.post("/locks/acquire", locked).await.done();
-                worker.submit(&name, json!({})).await;
-                other.claim(&name).await;
                 world.age_session(&name).await;
-                // The session is over, its lock is free, its claim is given back.
-                let effect = format!(
-                    "SELECT (SELECT count(*) FROM agent_sessions WHERE session_id = '{name}' AND ended_at IS NOT NULL)
-                          + (SELECT 1 - count(*) FROM file_locks WHERE lock_key = 'src/{n}.rs')
-                          + (SELECT count(*) FROM work_queue WHERE task_type = '{name}' AND status = 'pending')"
-                );
-                Case::post(&world.admin(), "/discovery/cleanup", &json!({})).makes_many(effect, 3)
+                // Who registered just now is there: of its things only the session that is not heard of ends.
+                let ended =
+                    format!("SELECT count(*) FROM agent_sessions WHERE session_id = '{name}' AND ended_at IS NOT NULL");
+                Case::post(&world.admin(), "/discovery/cleanup", &json!({})).makes(ended)
             }
             Self::StatusReport => {
                 let effect = format!("SELECT count(*) FROM agent_status WHERE message = '{name}'");

@@ -4,6 +4,8 @@
 //! The steps are in the program itself (`host/src/crash.rs`), in a build of another name that no release is made of. Each
 //! kind of request is let through once, which lists its steps, and then dies at each of them. A step that nothing reaches
 //! fails the test, and so does a process that ended otherwise than by that step.
+//!
+//! GATE, DENY, AUDIT, REVOKE: whatever the process dies of, a change and its row are both there or both not.
 
 mod chain;
 mod control;

@@ -1,5 +1,7 @@
 //! What has to hold after a scenario: the history has an explanation, and the log is whole, complete, and a behaviour of the
 //! specification.
+//!
+//! AUDIT: every acknowledged change is in the log exactly once, and the log is whole.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -111,11 +113,11 @@ pub(crate) struct Figures<'a> {
 
 impl Figures<'_> {
     pub(crate) fn write(&self) {
-        let Checked { calls, answered, keys, tasks, possibilities } = self.checked;
+        let Checked { calls, answered, failed, keys, tasks, possibilities } = self.checked;
         let name = &self.history.name;
         let figures = json!({
             "layer": "histories", "name": name, "backend": self.backend, "seed": self.history.seed, "hosts": self.hosts,
-            "calls": calls, "answered": answered, "unanswered": calls - answered, "keys": keys, "tasks": tasks,
+            "calls": calls, "answered": answered, "failed": failed, "unanswered": calls - answered - failed, "keys": keys, "tasks": tasks,
             "possibilities_max": possibilities, "faults": self.faults, "checked_ms": self.checked_ms,
             "rows_validated": self.rows_validated, "seconds": (self.seconds * 10.0).round() / 10.0, "result": "passed",
         });

@@ -1,6 +1,7 @@
 //! Clients that work on a few locks and tasks at once, over HTTP and MCP, and note what they asked and were told.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,18 +27,31 @@ pub(crate) struct Desk {
     pub(crate) calls: Mutex<Vec<Call>>,
     /// Names of tasks that somebody was told of.
     tasks: Mutex<Vec<String>>,
-    /// What says that it failed certainly did nothing.
-    pub(crate) failure_is_certain: bool,
+    pub(crate) failure: Failure,
+    /// How often somebody was told that there is no storage.
+    pub(crate) unavailable: AtomicUsize,
+}
+
+/// What a call came to that was told that there is no storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It did nothing.
+    Nothing,
+    /// It did its work before this was told, or never will.
+    Settled,
+    /// It may be at work: the database goes on with what it was asked when the connection broke.
+    Open,
 }
 
 impl Desk {
-    pub(crate) fn new(doors: Vec<SocketAddr>, failure_is_certain: bool) -> Arc<Self> {
+    pub(crate) fn new(doors: Vec<SocketAddr>, failure: Failure) -> Arc<Self> {
         Arc::new(Self {
             start: Instant::now(),
             doors: Mutex::new(doors),
             calls: Mutex::default(),
             tasks: Mutex::default(),
-            failure_is_certain,
+            failure,
+            unavailable: AtomicUsize::new(0),
         })
     }
 
@@ -155,10 +169,10 @@ impl Worker {
         let (invoked_us, wall_invoked_us) = (self.desk.now_us(), wall_us());
         // Whoever gives up closes the connection.
         let sent = tokio::time::timeout(cut.unwrap_or(PATIENCE), send(&client, request)).await;
-        let answer = match sent.unwrap_or(Sent::Unanswered) {
-            Sent::Answered(reply) => self.read(&op, reply),
-            Sent::Unanswered => None,
-            Sent::Nowhere => Some(Answer::Failed),
+        let (answer, is_settled) = match sent.unwrap_or(Sent::Unanswered) {
+            Sent::Answered(reply) => (self.read(&op, reply), self.desk.failure != Failure::Open),
+            Sent::Unanswered => (None, false),
+            Sent::Nowhere => (Some(Answer::Failed), false),
         };
         let (returned_us, wall_returned_us) = (self.desk.now_us(), wall_us());
         if let Some(answer) = &answer {
@@ -176,7 +190,7 @@ impl Worker {
             wall_returned_us,
             op,
             answer: answer.clone(),
-            settled_us: None,
+            settled_us: (answer.is_none() && is_settled).then_some(returned_us),
         };
         self.desk.calls.lock().unwrap().push(call);
         answer
@@ -206,7 +220,8 @@ impl Worker {
             200 => Some(read(op, &body)),
             503 => {
                 assert_eq!(body["error"], "storage_unavailable", "{op:?}: {body}");
-                self.desk.failure_is_certain.then_some(Answer::Failed)
+                self.desk.unavailable.fetch_add(1, Ordering::Relaxed);
+                (self.desk.failure == Failure::Nothing).then_some(Answer::Failed)
             }
             status => panic!("{op:?} was answered {status}: {body}"),
         }

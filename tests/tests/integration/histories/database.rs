@@ -78,12 +78,18 @@ impl Database {
     /// Kills all its processes at once.
     pub(crate) fn kill(&self) {
         let first = postmaster(&self.data);
-        let all: Vec<String> = std::iter::once(first).chain(children_of(first)).map(|id| id.to_string()).collect();
+        // Stopped, it neither starts others nor cleans up behind those that are gone.
+        send("-STOP", &[first]);
+        let all: Vec<u32> = children_of(first).into_iter().chain([first]).collect();
         assert!(all.len() > 3, "a server has processes beside its first: {all:?}");
-        // Some may end by themselves as soon as the first is gone.
-        Command::new("kill").arg("-KILL").args(&all).stderr(Stdio::null()).status().unwrap();
-        while all.iter().any(|id| is_running(id)) {
+        send("-KILL", &all);
+        while all.iter().any(|id| is_running(*id)) {
             std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        // Where nobody waits for orphans the first one stays as a zombie, which would be taken for a server that runs.
+        let socket = self.data.with_file_name(format!(".s.PGSQL.{}.lock", self.port()));
+        for file in [self.data.join("postmaster.pid"), socket] {
+            std::fs::remove_file(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         }
     }
 
@@ -162,6 +168,11 @@ fn status_of(id: u32, name: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-fn is_running(id: &str) -> bool {
-    status_of(id.parse().unwrap(), "State").is_some_and(|state| !state.starts_with('Z'))
+fn send(signal: &str, ids: &[u32]) {
+    let sent = Command::new("kill").arg(signal).args(ids.iter().map(u32::to_string)).status().unwrap();
+    assert!(sent.success(), "not all of {ids:?} were there");
+}
+
+fn is_running(id: u32) -> bool {
+    status_of(id, "State").is_some_and(|state| !state.starts_with('Z'))
 }

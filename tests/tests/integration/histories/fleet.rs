@@ -13,7 +13,7 @@ use super::machine::Machine;
 use crate::harness::cli::{Cli, cli};
 use crate::harness::process::Process;
 use crate::harness::state::{AuditLine, Db, audit_after, connect};
-use crate::harness::{Client, Request, copy_template, postgres};
+use crate::harness::{Client, Request, postgres};
 
 /// A host finds its store again within this time.
 const USABLE_WITHIN: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ impl Fleet {
     /// So many hosts on the backend that the tests run on, which has a link that can be cut if asked for.
     pub(crate) async fn start(hosts: usize, has_link: bool) -> Self {
         let database = if postgres::is_chosen() { Some(Database::start().await) } else { None };
-        assert!(hosts == 1 || database.is_some(), "an embedded store has one host");
+        assert!(hosts == 1 || database.is_some(), "several hosts need a database: PORTREEVE_TEST_STORE=postgres");
         let mut fleet = Self { hosts: Vec::new(), database, link: None };
         if let Some(database) = &fleet.database
             && has_link
@@ -45,13 +45,9 @@ impl Fleet {
         }
         for host in 0..hosts {
             let data = tempfile::tempdir().unwrap();
-            match &fleet.database {
-                // The admin's key is with the host that made it.
-                Some(_) if host > 0 => {
-                    drop(std::fs::copy(fleet.data(0).join("admin.key"), data.path().join("admin.key")))
-                }
-                Some(_) => {}
-                None => copy_template(data.path()).await,
+            // The admin's key is with the host that made it.
+            if host > 0 {
+                std::fs::copy(fleet.data(0).join("admin.key"), data.path().join("admin.key")).unwrap();
             }
             fleet.hosts.push(Host { data, machine: Machine::new(), process: None });
             tokio::task::block_in_place(|| fleet.start_process(host));

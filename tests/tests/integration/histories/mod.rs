@@ -21,6 +21,7 @@ mod machine;
 mod script;
 mod server;
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tests::history::clock::ServerClock;
@@ -28,7 +29,7 @@ use tests::history::{History, Op};
 use tokio::sync::Mutex;
 
 use self::aftermath::{Figures, Kept, assert_allowed, assert_explained, assert_logged};
-use self::clients::{Desk, Worker};
+use self::clients::{Desk, Failure, Worker};
 use self::faults::{Done, carry_out};
 use self::fleet::Fleet;
 use self::script::{KEYS, Plan, Script, schedule};
@@ -77,7 +78,7 @@ impl Scenario {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
         let _one = ONE_AT_A_TIME.lock().await;
         let backend = if postgres::is_chosen() { "postgres" } else { "sqlite" };
-        let seed = number_of("PORTREEVE_SEED").unwrap_or_else(|| new_seed());
+        let seed = number_of("PORTREEVE_SEED").unwrap_or_else(new_seed);
         let seconds = number_of("PORTREEVE_HISTORY_SECONDS").unwrap_or(SECONDS);
         announce(self.name, backend, seed);
         let start = Instant::now();
@@ -103,9 +104,24 @@ impl Scenario {
         Run { fleet, history, done }
     }
 
+    /// How many calls may be told that there is no storage: a service that always says so would answer nothing wrong.
+    fn unavailable_max(&self) -> usize {
+        match self.plan {
+            Plan::FullDisk | Plan::KilledDatabase | Plan::CutConnections => usize::MAX,
+            // A database whose clock is stepped on takes statements at work for late.
+            Plan::SkewedHosts | Plan::PausedHosts if postgres::is_chosen() => 2 * CLIENTS,
+            _ => 0,
+        }
+    }
+
     /// Lets clients work while faults are carried out, and looks at everything at the end.
     async fn work(&self, fleet: &mut Fleet, seed: u64, seconds: u64) -> (History, Done) {
-        let desk = Desk::new(fleet.doors(), self.plan == Plan::FullDisk);
+        let failure = match self.plan {
+            Plan::FullDisk => Failure::Nothing,
+            Plan::CutConnections => Failure::Open,
+            _ => Failure::Settled,
+        };
+        let desk = Desk::new(fleet.doors(), failure);
         let mut workers = Vec::new();
         for n in 0..CLIENTS {
             let profile = ["claude_code_local", "codex_local"][n % 2];
@@ -133,6 +149,8 @@ impl Scenario {
         }
         look(&mut workers[0], self.hosts).await;
         let calls = std::mem::take(&mut *desk.calls.lock().unwrap());
+        let unavailable = desk.unavailable.load(Ordering::Relaxed);
+        assert!(unavailable <= self.unavailable_max(), "{unavailable} calls were told that there is no storage");
         (History { name: self.name.to_owned(), seed, clock: ServerClock::default(), calls }, done)
     }
 }

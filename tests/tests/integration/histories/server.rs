@@ -1,4 +1,4 @@
-//! Scenarios of hosts on a database.
+//! Scenarios of hosts on a database. They run with `PORTREEVE_TEST_STORE=postgres`.
 
 use super::Scenario;
 use super::script::Plan;
