@@ -4,13 +4,19 @@
 //! bytes alone would let a small body take a large part of the memory.
 
 /// Most values in one text: members of objects and elements of lists.
-const VALUES_MAX: usize = 50_000;
+pub const VALUES_MAX: usize = 50_000;
 
 /// What is said of a text with more.
 pub(crate) const TOO_MANY_VALUES: &str = "the JSON holds more than 50,000 values";
 
-/// Whether a text has few enough values to be read. It need not be JSON: what separates values is counted outside of strings.
+/// Whether a text has few enough values to be read.
 pub(crate) fn has_few_values(text: &[u8]) -> bool {
+    values_in(text) <= VALUES_MAX
+}
+
+/// How many values a text holds at most. It need not be JSON: what separates values is counted outside of strings.
+#[must_use]
+pub fn values_in(text: &[u8]) -> usize {
     let (mut values, mut is_in_string, mut is_escaped) = (0_usize, false, false);
     for byte in text {
         if is_in_string {
@@ -28,7 +34,7 @@ pub(crate) fn has_few_values(text: &[u8]) -> bool {
             }
         }
     }
-    values <= VALUES_MAX
+    values
 }
 
 #[cfg(test)]

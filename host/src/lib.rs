@@ -8,7 +8,7 @@
 pub mod app;
 pub mod authn;
 pub mod authoring;
-mod bounds;
+pub mod bounds;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -1,5 +1,8 @@
 //! The one layout of a bundle's files. What the files mean does not change, nor any comment.
 
+use std::str::FromStr;
+
+use cedar_policy::PolicySet;
 use cedar_policy_formatter::{Config, policies_str_to_pretty};
 use taplo::formatter::{Options, format_syntax};
 
@@ -42,12 +45,9 @@ fn toml(file: &BundleFile) -> Result<String, Problem> {
         ..Options::default()
     };
     let text = format_syntax(parsed.into_syntax(), options);
-    // What the layout changed must still say the same.
-    match (file.text.parse::<toml::Table>(), text.parse::<toml::Table>()) {
-        (Ok(before), Ok(after)) if before == after => Ok(tidy(&text)),
-        (Err(error), _) => Err(problem(file, None, error.message().to_owned())),
-        _ => Err(problem(file, None, "the layout would change what it says".to_owned())),
-    }
+    let before = file.text.parse::<toml::Table>();
+    let before = before.map_err(|error| problem(file, None, error.message().to_owned()))?;
+    same(file, text, |text| text.parse::<toml::Table>().is_ok_and(|after| after == before))
 }
 
 fn cedar(file: &BundleFile) -> Result<String, Problem> {
@@ -55,7 +55,15 @@ fn cedar(file: &BundleFile) -> Result<String, Problem> {
     let (notes, policies) = notes_of(&file.text);
     // It parses what it wrote, and refuses to have changed its meaning.
     let text = policies_str_to_pretty(policies, &config).map_err(|error| problem(file, None, error.to_string()))?;
-    Ok(if notes.is_empty() { tidy(&text) } else { tidy(&format!("{}\n\n{text}", notes.trim_end())) })
+    let text = if notes.is_empty() { text } else { format!("{}\n\n{text}", notes.trim_end()) };
+    let before = PolicySet::from_str(&file.text).map_err(|error| problem(file, None, error.to_string()))?;
+    same(file, text, |text| PolicySet::from_str(text).is_ok_and(|after| after == before))
+}
+
+/// A text in its layout, if it still says the same: white space at the end of a line may be inside of a text, and then stays.
+fn same(file: &BundleFile, text: String, is_same: impl Fn(&str) -> bool) -> Result<String, Problem> {
+    let laid_out = [tidy(&text), text].into_iter().find(|text| is_same(text));
+    laid_out.ok_or_else(|| problem(file, None, "the layout would change what it says".to_owned()))
 }
 
 /// Comments about the whole file, up to the first empty line; the formatter would give them to the first policy.
@@ -106,6 +114,17 @@ mod tests {
             assert!(once.contains("why") && once.contains("kept"), "{once}");
             let twice = format(&BundleFile { path: path.to_owned(), text: once.clone() }).unwrap();
             assert_eq!(once, twice);
+        }
+    }
+
+    #[test]
+    fn white_space_inside_of_a_text_is_no_layout() {
+        let toml = "name = \"a\"   \ndescription = \"\"\"one  \ntwo\"\"\"\n";
+        let cedar = "@id(\"a\")@remedy(\"one  \ntwo\")forbid(principal,action,resource);   \n";
+        for (path, text) in [("profiles/a.toml", toml), ("cedar/a.cedar", cedar)] {
+            let once = format(&BundleFile { path: path.to_owned(), text: text.to_owned() }).unwrap();
+            assert!(once.contains("one  \ntwo"), "{once}");
+            assert_eq!(format(&BundleFile { path: path.to_owned(), text: once.clone() }).unwrap(), once);
         }
     }
 

@@ -298,7 +298,8 @@ fn read_field(field: &Field, given: Option<&Value>) -> Result<Option<Value>, Pro
     let Some(value) = given.filter(|_| !absent) else {
         return match (field.required, field.preset) {
             (true, _) => Err(("missing", "field required".to_owned())),
-            (false, preset) => Ok(preset.map(Value::from)),
+            // Read as if it had been given, so that it is the same request either way.
+            (false, preset) => preset.map(|preset| read_value(field, &Value::from(preset))).transpose(),
         };
     };
     read_value(field, value).map(Some)

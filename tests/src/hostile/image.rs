@@ -9,6 +9,9 @@ pub(in crate::hostile) const DECISION: usize = 4096;
 /// From here on, what the answers point to.
 const POINTED_TO: usize = 8192;
 
+/// Bytes of one data segment.
+const SEGMENT: usize = 64;
+
 /// Offsets in a decision.
 pub(in crate::hostile) mod decision {
     pub(in crate::hostile) const EFFECT: usize = 0;
@@ -62,13 +65,21 @@ impl Image {
         address
     }
 
-    /// For a string of the text format.
-    pub(in crate::hostile) fn escaped(&self) -> String {
+    /// Its parts as data segments of the text format; memory is zero where none is.
+    pub(in crate::hostile) fn segments(&self) -> String {
         use std::fmt::Write as _;
-        self.0.iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "\\{byte:02x}");
-            text
-        })
+        let (mut text, mut at) = (String::new(), 0);
+        for part in self.0.chunks(SEGMENT) {
+            if part.iter().any(|byte| *byte != 0) {
+                let _ = write!(text, "(data (i32.const {at}) \"");
+                for byte in part {
+                    let _ = write!(text, "\\{byte:02x}");
+                }
+                text.push_str("\")\n");
+            }
+            at += part.len();
+        }
+        text
     }
 }
 

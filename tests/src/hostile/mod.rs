@@ -39,12 +39,12 @@ impl Parts {
     /// A core module with the names and signatures of the canonical ABI.
     fn module(&self) -> Vec<u8> {
         let Self { fields, decide, .. } = self;
-        let data = self.image.escaped();
+        let data = self.image.segments();
         let text = format!(
             r#"(module
                 (memory (export "memory") 4)
                 (global $next (mut i32) (i32.const 131072))
-                (data (i32.const 0) "{data}")
+                {data}
                 {fields}
                 (func (export "cabi_realloc") (param $old i32) (param i32) (param $align i32) (param $size i32) (result i32)
                     (local $at i32)
