@@ -1,6 +1,7 @@
 //! EQUIV: what is built twice answers alike. The rules of the profiles against Cedar, the native build against the component
 //! (`engines`), the embedded store against PostgreSQL (`stores`): over everything that can be counted, and over 100,000
-//! random requests each, or as many as `PORTREEVE_DIFFERENTIAL` says. What they disagree about is shrunk, and shown side by side.
+//! random requests, or as many as `PORTREEVE_DIFFERENTIAL` says; the stores, which write to a disk, over a fifth of that. What they
+//! disagree about is shrunk, and shown side by side.
 
 mod engines;
 mod stores;

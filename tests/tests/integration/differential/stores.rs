@@ -69,7 +69,7 @@ async fn differ(script: &[Op]) -> Result<(), String> {
 fn stores_agree_about_random_steps() {
     assert!(!postgres::is_chosen(), "both stores are here while the suite runs on the embedded one");
     let seed = number("PORTREEVE_SEED").unwrap_or_else(any_seed);
-    let pairs = requests().div_ceil(400);
+    let pairs = requests().div_ceil(5 * 400);
     let asked = AtomicUsize::new(0);
     println!("stores: PORTREEVE_SEED={seed}, {pairs} pairs of {STEPS} steps");
     let begun = std::time::Instant::now();
