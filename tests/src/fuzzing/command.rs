@@ -25,7 +25,8 @@ const BEYOND_SCHEMAS: [&str; 9] = [
 ];
 
 static SCHEMAS: LazyLock<Vec<(&Entry, Validator)>> = LazyLock::new(|| {
-    let schema = |entry: &Entry| jsonschema::validator_for(&Value::Object(entry.input_schema())).unwrap();
+    let options = jsonschema::options().should_validate_formats(true);
+    let schema = |entry: &Entry| options.build(&Value::Object(entry.input_schema())).unwrap();
     CATALOGUE.iter().map(|entry| (entry, schema(entry))).collect()
 });
 
@@ -41,7 +42,8 @@ pub fn command_input(data: &[u8]) -> Outcome {
             (Ok(first), Ok(second)) => {
                 assert_eq!(first, second, "{entry:?}");
                 check_read(entry, &map, &first, schema);
-                accepted |= !entry.input.is_empty() && first.as_object().is_some_and(|read| !read.is_empty());
+                // What asks for nothing takes any object.
+                accepted |= entry.input.iter().any(|field| field.required);
             }
             (Err(first), Err(second)) => {
                 assert_eq!(first, second, "{entry:?}");

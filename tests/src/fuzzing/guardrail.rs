@@ -18,8 +18,8 @@ pub fn guardrail_text(data: &[u8]) -> Outcome {
         let inside = self::found("codex_remote", TextFormat::Json, &body.to_string());
         assert!(found.all.is_subset(&inside.all), "{body}: {inside:?} instead of {found:?}");
     }
-    // Harmless commands before and after it hide nothing.
-    for around in [format!("true\n{text}"), format!("{text}\n\ntrue\n")] {
+    // Harmless commands before and after it hide nothing. SQL runs over lines, so what is after it begins with its end.
+    for around in [format!("true\n{text}"), format!("{text}\n;\ntrue\n")] {
         let among = self::found("codex_remote", TextFormat::Plain, &around);
         assert!(found.all.is_subset(&among.all), "{around:?}: {among:?} instead of {found:?}");
     }

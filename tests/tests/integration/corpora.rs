@@ -18,7 +18,7 @@ use crate::tidy::root;
 
 /// Fewest and most inputs that are kept of a target, and how large one may be: who looks for a reason reads them.
 const KEPT: std::ops::RangeInclusive<usize> = 20..=100;
-const BYTES_MAX: usize = 8 << 10;
+const BYTES_MAX: usize = 10 << 10;
 
 /// How long chance is given for each target.
 const CHANCE: Duration = Duration::from_secs(3);

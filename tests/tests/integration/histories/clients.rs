@@ -1,7 +1,7 @@
 //! Clients that work on a few locks and tasks at once, over HTTP and MCP, and note what they asked and were told.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ pub(crate) struct Desk {
     /// Names of tasks that somebody was told of.
     tasks: Mutex<Vec<String>>,
     pub(crate) failure: Failure,
+    /// The clients have worked enough.
+    pub(crate) is_over: AtomicBool,
     /// How often somebody was told that there is no storage.
     pub(crate) unavailable: AtomicUsize,
 }
@@ -51,6 +53,7 @@ impl Desk {
             calls: Mutex::default(),
             tasks: Mutex::default(),
             failure,
+            is_over: AtomicBool::new(false),
             unavailable: AtomicUsize::new(0),
         })
     }
@@ -108,9 +111,9 @@ impl Worker {
         Self { name, client, is_mcp, desk, known: Known::default(), count: 0 }
     }
 
-    /// Does what its script says, until an instant.
-    pub(crate) async fn work(mut self, mut script: Script, until: Instant) -> Self {
-        while Instant::now() < until {
+    /// Does what its script says, until it is over.
+    pub(crate) async fn work(mut self, mut script: Script) -> Self {
+        while !self.desk.is_over.load(Ordering::Relaxed) {
             let intent = script.next();
             if let Some(op) = self.choose(&intent) {
                 self.call(op, intent.host, intent.cut).await;

@@ -15,6 +15,9 @@ use super::machine::Machine;
 /// The one database in it.
 const NAME: &str = "fleet";
 
+/// One call for the file system, and not one for each file, when it is started after it was killed.
+const RECOVERY: &str = "recovery_init_sync_method=syncfs";
+
 pub(crate) struct Database {
     pub(crate) machine: Machine,
     url: String,
@@ -33,7 +36,7 @@ impl Database {
         let mut child = Command::new("bash")
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("postgres/cluster"))
             // Killed, it has to find again what it said was committed.
-            .arg("--durable")
+            .args(["--durable", "-c", RECOVERY])
             .envs(machine.variables())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -108,7 +111,7 @@ impl Database {
             .current_dir("/")
             .arg("-D")
             .arg(&self.data)
-            .args(["-w", "-s", "-o", &format!("-p {}", self.port()), "-l"])
+            .args(["-w", "-s", "-o", &format!("-p {} -c {RECOVERY}", self.port()), "-l"])
             .arg(self.data.with_file_name("log"))
             .arg("start")
             .envs(self.machine.variables())

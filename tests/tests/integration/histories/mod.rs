@@ -41,6 +41,9 @@ const CLIENTS: usize = 7;
 /// So long do clients work, unless it is said.
 const SECONDS: u64 = 8;
 
+/// So long do they work at the least once all faults are over.
+const CALM_AT_END: Duration = Duration::from_millis(2500);
+
 /// What is run.
 struct Scenario {
     name: &'static str,
@@ -133,13 +136,17 @@ impl Scenario {
             workers.push(Worker::new(format!("client-{n}"), client, n % 2 == 1 || n + 1 == CLIENTS, desk.clone()));
         }
         let planned = schedule(self.plan, seed, self.hosts, seconds);
-        let until = Instant::now() + Duration::from_secs(seconds);
+        let start = Instant::now();
         let working = workers
             .into_iter()
             .enumerate()
-            .map(|(n, worker)| tokio::spawn(worker.work(Script::new(seed, n, self.hosts, self.cut_percent), until)));
+            .map(|(n, worker)| tokio::spawn(worker.work(Script::new(seed, n, self.hosts, self.cut_percent))));
         let working: Vec<_> = working.collect();
         let done = carry_out(fleet, &desk, &planned).await;
+        // A while without faults at the end, however long they took.
+        let left = Duration::from_secs(seconds).saturating_sub(start.elapsed());
+        tokio::time::sleep(left.max(CALM_AT_END)).await;
+        desk.is_over.store(true, Ordering::Relaxed);
         let mut workers = Vec::new();
         for worker in working {
             workers.push(worker.await.unwrap());
