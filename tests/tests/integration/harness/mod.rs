@@ -42,6 +42,9 @@ pub(crate) use http::{Client, Reply, Request};
 /// Where the clock of every test stands at first.
 pub(crate) const START: &str = "2031-05-01T12:00:00Z";
 
+/// When the shared store was opened first: before every clock of a test, so that no service finds itself behind its log.
+const MADE: &str = "2025-01-01T00:00:00Z";
+
 /// Compiling the default bundle takes seconds; all tests and all runs share it.
 pub(crate) fn cache_dir() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("service-cache")
@@ -251,8 +254,8 @@ pub(crate) async fn copy_template(dir: &Path) {
 
 async fn make_template() -> Template {
     let dir = tempfile::tempdir().unwrap();
-    let setup = Setup { clock: manual_clock(), ..Setup::default() };
-    let app = open_app(dir.path(), &setup).await.unwrap();
+    let clock = Arc::new(ManualClock::at(Time::parse(MADE).unwrap()));
+    let app = open_app(dir.path(), &Setup { clock, ..Setup::default() }).await.unwrap();
     app.close().await;
     let files = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
     // The shared-memory index belongs to a process; SQLite makes it anew.
