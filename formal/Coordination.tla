@@ -255,7 +255,7 @@ Row(d, outcome, changes) == [seq |-> NextSeq, at |-> now, decision |-> d, outcom
 CarryOut(d) ==
     IF ~Stands(db, d)
     THEN /\ db' = db
-         /\ log' = IF d.verdict = "allow" THEN Record(Row(d, "failed", None)) ELSE log
+         /\ log' = Record(Row(d, "failed", None))
     ELSE IF d.verdict # "allow"
     THEN /\ db' = db
          /\ log' = Record(Row(d, "denied", None))

@@ -75,7 +75,7 @@ Problem(row, came) ==
         isDone == row.outcome = "ok"
     IN  CASE row.seq # next -> "a row is missing, or is there twice"
           [] IsEarly(row) -> "it happened before what it builds on"
-          [] row.verdict # "allow" /\ row.outcome # "denied" -> "a request that was not allowed was carried out"
+          [] row.verdict # "allow" /\ row.outcome \notin {"denied", "stale"} -> "a request that was not allowed was carried out"
           [] ~isDone /\ ChangesOf(row) # {} -> "a request that was not done changed something"
           [] row.epoch > db.epoch -> "decided under an epoch that is still to come"
           [] row.version > facts.version -> "decided from facts about the caller that are still to come"

@@ -200,11 +200,13 @@ impl Apply for LockForceRelease {
 
 impl View {
     pub(in crate::store) async fn lock(&self, key: &LockKey) -> Result<Seen<Option<Lock>>, StoreError> {
+        // The clock first: a row that was read before it may have ended by then and been renewed in between.
+        let now = self.now();
         let row = sqlx::query("SELECT * FROM file_locks WHERE lock_key = ?1")
             .bind(key.as_str())
             .fetch_optional(self.pool())
             .await?;
-        Ok(Seen { what: row.as_ref().map(read_lock).transpose()?, now: self.now() })
+        Ok(Seen { what: row.as_ref().map(read_lock).transpose()?, now })
     }
 
     pub(in crate::store) async fn locks(&self, query: &LockList) -> Result<Page<Lock>, StoreError> {

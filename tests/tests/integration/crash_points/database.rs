@@ -12,16 +12,18 @@ fn kinds() -> impl Iterator<Item = Kind> {
     Kind::ALL.into_iter().filter(|kind| !kind.is_once() && !kind.is_on_broken_table())
 }
 
-/// Counts the rows that a transaction writes, and ends its connection at the one that the table names.
-const COUNTER: [&str; 3] = [
+/// Counts the rows that a transaction writes, and ends its connection at the one that the table names: once, which a sequence
+/// remembers though the transaction is undone, so that the record of the failure is not lost with it.
+const COUNTER: [&str; 4] = [
     "CREATE TABLE public.test_death (at integer NOT NULL)",
+    "CREATE SEQUENCE public.test_deaths",
     "INSERT INTO public.test_death VALUES (0)",
     "CREATE FUNCTION public.test_die() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
      DECLARE
          written integer := coalesce(nullif(current_setting('test.written', true), ''), '0')::integer + 1;
      BEGIN
          PERFORM set_config('test.written', written::text, true);
-         IF written = (SELECT d.at FROM public.test_death d) THEN
+         IF written = (SELECT d.at FROM public.test_death d) AND nextval('public.test_deaths') = 1 THEN
              PERFORM pg_terminate_backend(pg_backend_pid());
              PERFORM pg_sleep(60);
          END IF;
@@ -40,6 +42,7 @@ async fn on_each_table(db: &mut Db, statement: fn(&str) -> String) {
 }
 
 async fn die_at(db: &mut Db, write: i64) {
+    execute(db, "ALTER SEQUENCE public.test_deaths RESTART").await.unwrap();
     execute(db, &format!("UPDATE public.test_death SET at = {write}")).await.unwrap();
 }
 

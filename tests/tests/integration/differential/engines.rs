@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use policy_core::{EngineMode, Policy, Request};
 use portreeve::engine::types::{
-    PolicyPrincipal, PolicyRequest, ProfileInfo, Target, TargetKind, TaskTarget, Text, TextFormat,
+    BundleFile, PolicyPrincipal, PolicyRequest, ProfileInfo, Target, TargetKind, TaskTarget, Text, TextFormat,
 };
 use portreeve::engine::{Cage, Engine, PolicyComponent, default_bundle};
 use proptest::prelude::*;
@@ -29,14 +29,38 @@ struct Sides {
     component: Arc<PolicyComponent>,
 }
 
+/// A profile with what none of the default bundle has: rules of paths and of domains that deny, an operation that is taken
+/// away, and less trust than a write takes.
+const CLERK: &str = r#"
+name = "clerk"
+description = "Has every kind of rule."
+agent_types = ["claude_code"]
+trust = 1
+blocked_operations = ["recall"]
+grants = ["check_guardrails"]
+task_types = ["build"]
+[limits]
+locks_held = 1
+[paths]
+allow = ["src/**", "docs/**"]
+deny = ["**/deep/**", "docs/credentials.md"]
+[[network]]
+domain = "raw.githubusercontent.com"
+allow = false
+"#;
+
+/// The default bundle, and with it the clerk.
+fn bundle() -> Vec<BundleFile> {
+    let mut files = default_bundle();
+    files.push(BundleFile { path: "profiles/clerk.toml".to_owned(), text: CLERK.to_owned() });
+    files
+}
+
 impl Sides {
     fn open() -> Self {
-        let files: Vec<policy_core::BundleFile> = convert(&default_bundle());
+        let files: Vec<policy_core::BundleFile> = convert(&bundle());
         let engine = Engine::open(&cache_dir(), Cage::default()).unwrap();
-        Self {
-            native: Policy::load(&files).unwrap(),
-            component: engine.load_bundle(&default_bundle(), &|_| ()).unwrap(),
-        }
+        Self { native: Policy::load(&files).unwrap(), component: engine.load_bundle(&bundle(), &|_| ()).unwrap() }
     }
 
     /// The answer of all, or where they differ.
@@ -233,7 +257,7 @@ fn asked(sides: &Sides) -> BoxedStrategy<PolicyRequest> {
 }
 
 /// Reasons that have to come up, or the requests would be about too little.
-const REASONS: [&str; 14] = [
+const REASONS: [&str; 18] = [
     "allowed",
     "suspended",
     "wrong_target",
@@ -241,11 +265,15 @@ const REASONS: [&str; 14] = [
     "unknown_profile",
     "profile_not_for_agent_type",
     "operation_not_allowed",
+    "operation_blocked",
     "trust_below_write",
     "trust_below_admin",
     "trust_below_owner",
     "destructive_operation_blocked",
     "task_type_not_allowed",
+    "path_denied",
+    "path_not_allowed",
+    "domain_denied",
     "domain_not_allowed",
     "invalid_domain",
 ];

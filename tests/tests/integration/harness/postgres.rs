@@ -18,7 +18,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tokio::sync::OnceCell;
 
-use super::{START, Setup, open_app};
+use super::{MADE, START, Setup, open_app};
 
 /// Whether the tests run on PostgreSQL. Anything but the two names fails: a typo must not pass for the other backend.
 pub(crate) fn is_chosen() -> bool {
@@ -187,6 +187,9 @@ async fn make(kind: Kind) -> Template {
     databases().insert(dir.path().to_owned(), name.clone());
     open_app(dir.path(), &Setup::default()).await.unwrap().close().await;
     databases().remove(dir.path());
+    if kind == Kind::Held {
+        set_clock(&name, Time::parse(START).unwrap()).await;
+    }
     let admin_key = std::fs::read_to_string(dir.path().join("admin.key")).unwrap();
     Template { name, admin_key }
 }
@@ -196,7 +199,7 @@ async fn hold_clock(database: &str) {
     let mut conn = superuser(database).await;
     let sql = format!(
         "CREATE TABLE public.test_clock (at timestamptz NOT NULL);
-         INSERT INTO public.test_clock VALUES ('{START}');
+         INSERT INTO public.test_clock VALUES ('{MADE}');
          GRANT SELECT ON public.test_clock TO PUBLIC;
          CREATE OR REPLACE FUNCTION portreeve.clock_now() RETURNS timestamptz LANGUAGE sql VOLATILE
          RETURN (SELECT c.at FROM public.test_clock c)"

@@ -161,6 +161,19 @@ pub(crate) struct Names {
     pub(crate) components: Vec<String>,
 }
 
+/// Names nothing. A script of which steps were left out speaks of what was not made.
+const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+
+impl Names {
+    fn task(&self, n: usize) -> &str {
+        self.tasks.get(n).map_or(NOBODY, String::as_str)
+    }
+
+    fn claim(&self, n: usize) -> &str {
+        self.claims.get(n).map_or(NOBODY, String::as_str)
+    }
+}
+
 impl Act {
     /// The operation's name in the catalogue.
     pub(crate) fn name(&self) -> &'static str {
@@ -263,7 +276,7 @@ impl Op {
                     "max_attempts": task.attempts,
                     "deadline": task.deadline.map(at),
                     "agent_requirements": task.least_trust.map(|trust| json!({"min_trust_level": trust})),
-                    "depends_on": task.depends_on.iter().map(|n| &names.tasks[*n]).collect::<Vec<_>>(),
+                    "depends_on": task.depends_on.iter().map(|n| names.task(*n)).collect::<Vec<_>>(),
                 }),
             ),
             Act::Claim { kind, lease } => {
@@ -271,19 +284,19 @@ impl Op {
             }
             Act::Beat { task, claim, lease } => post(
                 "/work/heartbeat",
-                json!({"task_id": names.tasks[*task], "claim_token": names.claims[*claim], "lease_seconds": lease}),
+                json!({"task_id": names.task(*task), "claim_token": names.claim(*claim), "lease_seconds": lease}),
             ),
             Act::Complete { task, claim, success } => post(
                 "/work/complete",
                 json!({
-                    "task_id": names.tasks[*task],
-                    "claim_token": claim.map(|claim| &names.claims[claim]),
+                    "task_id": names.task(*task),
+                    "claim_token": claim.map(|claim| names.claim(claim)),
                     "success": success,
                     "error_message": (!success).then_some("broken"),
                 }),
             ),
-            Act::Cancel { task } => post("/work/cancel", json!({"task_id": names.tasks[*task], "reason": "no more"})),
-            Act::Task { task } => post("/work/get", json!({"task_id": names.tasks[*task]})),
+            Act::Cancel { task } => post("/work/cancel", json!({"task_id": names.task(*task), "reason": "no more"})),
+            Act::Task { task } => post("/work/get", json!({"task_id": names.task(*task)})),
             Act::Tasks { status } => get(status.map_or("/work".to_owned(), |status| format!("/work?status={status}"))),
             Act::Register { session: n } => post("/discovery/register", json!({"session_id": session(*n)})),
             Act::Heartbeat { session: n } => post("/discovery/heartbeat", json!({"session_id": n.map(session)})),
