@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, Object, RecycleError, RecycleResult, Timeouts};
 use futures::future::BoxFuture;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgDatabaseError, PgRow, PgSeverity};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::ACQUIRE_TIMEOUT;
@@ -99,7 +99,7 @@ impl Pool {
             let mut lease = Lease(Some(self.inner.get().await.map_err(driver)?));
             let Some(object) = lease.0.as_mut() else { return Err(sqlx::Error::PoolClosed) };
             let rows = query.fetch_all(&mut object.conn).await;
-            if matches!(rows, Ok(_) | Err(sqlx::Error::Database(_))) {
+            if is_over(&rows) {
                 // Back to the pool.
                 drop(lease.0.take());
             }
@@ -110,6 +110,19 @@ impl Pool {
     /// Lets nobody in any more. Who uses a connection finishes.
     pub(super) fn close(&self) {
         self.inner.close();
+    }
+}
+
+/// Whether a statement came to its end and left its connection as it was. An error that the server tells may be the last
+/// thing that it tells on that connection: it was ended by an administrator, or the server shuts down.
+fn is_over(rows: &Result<Vec<PgRow>, sqlx::Error>) -> bool {
+    match rows {
+        Ok(_) => true,
+        Err(sqlx::Error::Database(error)) => {
+            let error = error.try_downcast_ref::<PgDatabaseError>();
+            error.is_some_and(|error| !matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+        }
+        Err(_) => false,
     }
 }
 

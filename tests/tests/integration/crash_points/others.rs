@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use portreeve::clock::{Clock as _, SystemClock, Time};
 use serde_json::{Value, json};
 
 use super::chain::{Ran, commit_step};
@@ -74,7 +75,7 @@ pub(super) async fn first_starts() -> Ran {
 pub(super) async fn expiries() -> Ran {
     let mut world = World::start().await;
     world.control.trace();
-    let id = lapsing(&world).await;
+    let (id, _) = lapsing(&world, 1).await;
     ended(&world, &id).await;
     world.control.wait_for("background.lapse-handled").await;
     let steps: Vec<Step> = world.control.steps();
@@ -87,9 +88,7 @@ pub(super) async fn expiries() -> Ran {
         if !tried.insert(&step.name) {
             continue;
         }
-        let id = lapsing(&world).await;
-        // The submission has passed the step as well: only from here on it counts.
-        world.control.arm(&Step { nth: 1, ..step.clone() });
+        let id = armed_in_time(&mut world, step).await;
         let status = world.take_server().dies().await;
         world.control.assert_died(status, step);
         let failed = format!("SELECT count(*) FROM work_queue WHERE task_id = '{id}' AND status = 'failed'");
@@ -107,9 +106,30 @@ pub(super) async fn expiries() -> Ran {
     ran
 }
 
-async fn lapsing(world: &World) -> String {
-    let at = portreeve::clock::Clock::now(&portreeve::clock::SystemClock::default()).plus_seconds(1).to_string();
-    world.worker().submit("lapsing", json!({"deadline": at})).await
+/// Submits a task whose time is over soon, and arms the step before it is. On a busy machine that may take longer than
+/// thought: then the service, which may have passed the step or not, is killed, and the next task has more time.
+async fn armed_in_time(world: &mut World, step: &Step) -> String {
+    for seconds in [1, 4, 16] {
+        let (id, at) = lapsing(world, seconds).await;
+        // The submission has passed the step as well: only from here on it counts.
+        world.control.arm(&Step { nth: 1, ..step.clone() });
+        if now() < at {
+            return id;
+        }
+        world.take_server().kill();
+        world.restart().await;
+    }
+    panic!("{step:?}: not armed within 16 seconds");
+}
+
+fn now() -> Time {
+    SystemClock::default().now()
+}
+
+/// Submits a task that fails after so many seconds. Its name, and when that is.
+async fn lapsing(world: &World, seconds: i64) -> (String, Time) {
+    let at = now().plus_seconds(seconds);
+    (world.worker().submit("lapsing", json!({"deadline": at.to_string()})).await, at)
 }
 
 /// Waits until a task failed for its time.
