@@ -80,9 +80,11 @@ Problem(row, came) ==
           [] row.epoch > db.epoch -> "decided under an epoch that is still to come"
           [] row.version > facts.version -> "decided from facts about the caller that are still to come"
           [] row.outcome = "stale" /\ stands -> "said to be out of date, and it was not"
-          [] row.outcome # "stale" /\ row.epoch < db.epoch -> "decided under an epoch that was over"
-          [] row.outcome # "stale" /\ row.version < facts.version -> "decided from facts about the caller that were over"
-          [] row.outcome = "stale" -> ""
+          [] row.outcome \notin {"stale", "failed"} /\ row.epoch < db.epoch -> "decided under an epoch that was over"
+          [] row.outcome \notin {"stale", "failed"} /\ row.version < facts.version ->
+                "decided from facts about the caller that were over"
+          \* What was out of date, or failed after it had come to be, is held against nothing that is known now.
+          [] row.outcome = "stale" \/ ~stands -> ""
           [] row.epoch > 0 /\ row.component # db.active -> "decided by a component that was not in force"
           [] row.profile # facts.profile /\ row.agent # LogSystem -> "decided for another profile than the caller's"
           [] row.isAsked /\ ~facts.suspended /\ KnownTrust(row) \notin {Unknown, row.trust} -> "another trust than the profile's"
@@ -93,6 +95,7 @@ Problem(row, came) ==
           [] row.r.op = "limit" -> ""
           [] came.outcome # row.outcome /\ isDone -> "done, although something stood against it"
           [] came.outcome # row.outcome -> "not done, although nothing stood against it"
+          [] ~row.isAsAsked -> "it gives a longer or a shorter lease than was asked for"
           [] SaidKeys(came) # row.keys -> "it changes other locks, or gives other tokens, than the row says"
           [] SaidTasks(came) # row.tasks -> "it changes other tasks, or otherwise, than the row says"
           [] SaidAgents(came) # row.agents -> "it changes other agents, or otherwise, than the row says"

@@ -33,6 +33,10 @@ impl Names {
     fn len(&self) -> usize {
         self.numbers.len()
     }
+
+    fn known(&self) -> impl Iterator<Item = &String> {
+        self.numbers.keys()
+    }
 }
 
 /// A log, ready to be written for the model checker.

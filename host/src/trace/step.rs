@@ -9,6 +9,9 @@ use crate::store::audit::AuditRow;
 /// The least trust that may withdraw another's task (class `admin`).
 const ADMIN_TRUST: i64 = 3;
 
+const MICROS_A_SECOND: i64 = 1_000_000;
+const MICROS_A_MINUTE: i64 = 60 * MICROS_A_SECOND;
+
 /// A row cannot be read as a step.
 #[derive(Debug, thiserror::Error)]
 #[error("row {seq}: {what}")]
@@ -64,7 +67,10 @@ pub(super) enum Request {
         any: bool,
     },
     Expire,
-    GiveUp,
+    /// Of those who gave no sign of life after an instant.
+    GiveUp {
+        silent_since: i64,
+    },
     SetFacts {
         agent: String,
         profile: Option<String>,
@@ -96,6 +102,8 @@ pub struct Step {
     pub(super) version: i64,
     pub(super) component: String,
     pub(super) cap: Option<i64>,
+    /// Whether a lease ends as long after the row as was asked for.
+    pub(super) is_as_asked: bool,
     pub(super) request: Request,
     /// Keys of locks with the token that holds now; 0 for none.
     pub(super) keys: Vec<(String, i64)>,
@@ -182,6 +190,7 @@ impl Step {
             version: row.facts_version,
             component: row.component.clone(),
             cap: parts.obligations.get("max_locks_held").and_then(Value::as_i64),
+            is_as_asked: is_as_asked(row, &parts),
             request: request(row, &parts)?,
             keys: locks(&parts)?,
             tasks: tasks(&parts)?,
@@ -289,10 +298,32 @@ fn request(row: &AuditRow, parts: &Parts) -> Result<Request, TraceError> {
         "agent_create" | "agent_profile" | "agent_suspend" | "agent_key_revoke" if !agents(parts)?.is_empty() => {
             set_facts(row, parts)?
         }
-        _ if parts.changed("file_locks").chain(parts.changed("work_queue")).next().is_some() => Request::GiveUp,
+        "session_cleanup" if parts.changed("file_locks").chain(parts.changed("work_queue")).next().is_some() => {
+            let minutes = parts.parameters.get("stale_threshold_minutes").and_then(Value::as_i64);
+            let minutes = minutes.ok_or_else(|| parts.missing("stale_threshold_minutes"))?;
+            Request::GiveUp { silent_since: row.created_at.saturating_sub(minutes.saturating_mul(MICROS_A_MINUTE)) }
+        }
+        // What else changes locks or tasks is a step that the specification does not know: it rejects it for that.
         _ if !is_done => Request::Limit,
         _ => Request::Other,
     })
+}
+
+/// A lease that the row tells of ends when it was asked to, counted from the row's own instant.
+fn is_as_asked(row: &AuditRow, parts: &Parts) -> bool {
+    let int = |name: &str| parts.parameters.get(name).and_then(Value::as_i64);
+    let minutes = int("ttl_minutes").map(|minutes| minutes.saturating_mul(MICROS_A_MINUTE));
+    let (until, asked) = match row.command.as_str() {
+        "lock_acquire" | "lock_renew" => ("expires_at", minutes),
+        "task_claim" | "task_heartbeat" => {
+            ("lease_expires_at", int("lease_seconds").map(|seconds| seconds.saturating_mul(MICROS_A_SECOND)))
+        }
+        _ => return true,
+    };
+    match (row.outcome.as_str(), instant(parts.result.get(until)), asked) {
+        ("ok", Some(until), Some(asked)) => until == row.created_at.saturating_add(asked),
+        _ => true,
+    }
 }
 
 /// The key as the lock has it, which a path in the request may spell otherwise.

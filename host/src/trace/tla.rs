@@ -25,6 +25,8 @@ struct Writer {
     tokens: HashMap<String, usize>,
     /// The profile of each agent and whether it is suspended, as far as the log has come.
     facts: HashMap<String, (String, bool)>,
+    /// When the log heard of each agent last.
+    heard: HashMap<String, i64>,
 }
 
 pub(super) fn module(trace: &Trace) -> String {
@@ -38,6 +40,7 @@ pub(super) fn module(trace: &Trace) -> String {
         profiles: names(),
         tokens: HashMap::new(),
         facts: HashMap::new(),
+        heard: HashMap::new(),
     };
     let system = writer.agents.number(SYSTEM);
     let rows: Vec<String> = trace.steps.iter().map(|step| writer.row(step)).collect();
@@ -67,6 +70,8 @@ impl Writer {
         let (agent, profile) = (self.agents.number(&step.agent), self.profiles.number(&step.profile));
         let component = self.components.number(&step.component);
         let request = self.request(step);
+        let heard = self.heard.entry(step.agent.clone()).or_insert(step.at);
+        *heard = step.at.max(*heard);
         let keys = step.keys.iter().map(|(key, token)| format!("<<{}, {token}>>", self.keys.number(key)));
         let keys = set(keys);
         let tasks = step.tasks.iter();
@@ -77,7 +82,8 @@ impl Writer {
         let epochs = set(step.epochs.iter().map(i64::to_string));
         format!(
             "[seq |-> {}, at |-> {}, agent |-> {agent}, profile |-> {profile}, trust |-> {}, isAsked |-> {}, verdict |-> {}, \
-             outcome |-> {}, epoch |-> {}, version |-> {}, component |-> {component}, cap |-> {}, r |-> {request}, \
+             outcome |-> {}, epoch |-> {}, version |-> {}, component |-> {component}, cap |-> {}, \
+             isAsAsked |-> {}, r |-> {request}, \
              keys |-> {keys}, tasks |-> {tasks}, agents |-> {agents}, epochs |-> {epochs}]",
             step.seq,
             self.place(step.at),
@@ -88,6 +94,7 @@ impl Writer {
             step.epoch,
             step.version,
             step.cap.unwrap_or(UNLIMITED),
+            truth(step.is_as_asked),
         )
     }
 
@@ -135,10 +142,13 @@ impl Writer {
                 format!("[op |-> \"cancel\", task |-> {}, any |-> {}]", self.tasks.number(task), truth(*any))
             }
             Request::Expire => format!("[op |-> \"expire\", tasks |-> {}]", self.changed_tasks(step)),
-            Request::GiveUp => {
+            Request::GiveUp { silent_since } => {
+                let is_silent = |agent: &String| self.heard.get(agent).is_none_or(|at| at <= silent_since);
+                let silent: Vec<String> = self.agents.known().filter(|agent| is_silent(agent)).cloned().collect();
+                let agents = set(silent.iter().map(|agent| self.agents.number(agent).to_string()));
                 let keys = set(step.keys.iter().map(|(key, _)| self.keys.number(key).to_string()));
                 let tasks = self.changed_tasks(step);
-                format!("[op |-> \"give_up\", keys |-> {keys}, tasks |-> {tasks}, agents |-> 1 .. LogAgents]")
+                format!("[op |-> \"give_up\", keys |-> {keys}, tasks |-> {tasks}, agents |-> {agents}]")
             }
             Request::SetFacts { agent, profile, suspended } => {
                 let known = self.facts.entry(agent.clone()).or_default();

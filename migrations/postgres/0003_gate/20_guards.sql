@@ -194,9 +194,10 @@ LANGUAGE plpgsql SET search_path = pg_catalog, portreeve, pg_temp AS $$
 DECLARE
     id uuid;
 BEGIN
-    SELECT q.task_id INTO id FROM (SELECT DISTINCT n.workspace, n.task_id FROM new_rows n) n
-    JOIN work_queue q ON q.workspace = n.workspace AND q.task_id = n.task_id
-    WHERE q.open_dependencies <> open_dependencies(q.workspace, q.task_id) LIMIT 1;
+    -- No join: its condition is about the task alone, and a plan may try it on every task that there is.
+    SELECT n.task_id INTO id FROM (SELECT DISTINCT r.workspace, r.task_id FROM new_rows r) n
+    WHERE open_dependencies(n.workspace, n.task_id) <> (SELECT q.open_dependencies FROM work_queue q
+        WHERE q.workspace = n.workspace AND q.task_id = n.task_id) LIMIT 1;
     IF FOUND THEN
         PERFORM refuse_miscount(id);
     END IF;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Server};
+use crate::stateful::{any_seed, number, runner};
 
 async fn cleanup(server: &Server, body: Value) -> Value {
     server.admin.post("/discovery/cleanup", body).await.done()
@@ -303,9 +303,9 @@ async fn is_harmless(deeds: Vec<Deed>) {
 #[test]
 fn whatever_happened_before_a_cleanup_harms_no_live_agent() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut runner =
-        TestRunner::new(Config { cases: 24, max_shrink_iters: 200, failure_persistence: None, ..Config::default() });
-    let ran = runner.run(&deeds(), |deeds| {
+    let seed = number("PORTREEVE_SEED").unwrap_or_else(any_seed);
+    println!("cleanup: PORTREEVE_SEED={seed}");
+    let ran = runner(seed, 24).run(&deeds(), |deeds| {
         let shown = format!("{deeds:?}");
         runtime
             .block_on(runtime.spawn(is_harmless(deeds)))

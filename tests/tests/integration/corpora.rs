@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::{Index, select};
-use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 use tests::figures;
 use tests::fuzzing::{Outcome, TARGETS, Target, keep_components_in};
 
 use crate::harness::cache_dir;
+use crate::stateful::{any_seed, number, runner};
 use crate::tidy::root;
 
 /// Fewest and most inputs that are kept of a target, and how large one may be: who looks for a reason reads them.
@@ -154,15 +154,16 @@ fn try_all(name: &str) {
 
 fn by_chance(target: Target, corpus: Vec<Vec<u8>>) -> u64 {
     let (started, mut tried) = (Instant::now(), 0);
+    let seed = number("PORTREEVE_SEED").unwrap_or_else(any_seed);
+    println!("{}: PORTREEVE_SEED={seed}", target.name);
     let strategy = inputs(corpus);
     while started.elapsed() < CHANCE {
-        let config = Config { cases: 32, failure_persistence: None, max_shrink_time: 20_000, ..Config::default() };
-        let outcome = TestRunner::new(config).run(&strategy, |bytes| {
+        let outcome = runner(seed.wrapping_add(tried), 32).run(&strategy, |bytes| {
             (target.run)(&bytes);
             Ok(())
         });
         if let Err(proptest::test_runner::TestError::Fail(why, bytes)) = outcome {
-            panic!("{}: {why}\nof the input b\"{}\"", target.name, bytes.escape_ascii());
+            panic!("PORTREEVE_SEED={seed}: {}: {why}\nof the input b\"{}\"", target.name, bytes.escape_ascii());
         }
         outcome.unwrap();
         tried += 32;

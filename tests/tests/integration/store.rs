@@ -215,16 +215,35 @@ async fn assert_mixed_batch(server: &Server, seq: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_batch_that_is_lost_whole_acknowledges_nothing() {
+    let rollback = "CREATE TRIGGER lost BEFORE INSERT ON file_locks WHEN NEW.lock_key LIKE 'lost/%'
+                    BEGIN SELECT RAISE(ROLLBACK, 'all of it'); END";
+    assert_lost_whole(&[rollback]).await;
+}
+
+/// A row without its parent is allowed until the end of the transaction, so that the commit itself fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_commit_that_fails_acknowledges_nothing() {
+    let orphan = [
+        "CREATE TABLE parents (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE orphans (id INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE TRIGGER lost AFTER INSERT ON file_locks WHEN NEW.lock_key LIKE 'lost/%'
+         BEGIN INSERT INTO orphans (id) VALUES (1); END",
+    ];
+    assert_lost_whole(&orphan).await;
+}
+
+/// Requests of which every sixth takes its whole batch with it.
+async fn assert_lost_whole(traps: &[&str]) {
     let server = Server::start_with(Setup::default()).await;
     let agent = server.agent("a", "codex_local").await;
     let mut db = server.db().await;
-    let rollback = "CREATE TRIGGER rollback BEFORE INSERT ON file_locks WHEN NEW.lock_key LIKE 'rollback/%'
-                    BEGIN SELECT RAISE(ROLLBACK, 'all of it'); END";
-    execute(&mut db, rollback).await.unwrap();
+    for sql in traps {
+        execute(&mut db, sql).await.unwrap();
+    }
     let requests = (0..60).map(|n| {
         let agent = agent.clone();
         async move {
-            let path = if n % 6 == 0 { format!("rollback/{n}") } else { format!("fine/{n}") };
+            let path = if n % 6 == 0 { format!("lost/{n}") } else { format!("fine/{n}") };
             let reply = agent.acquire(&path).await;
             (path, reply.status, reply.body["fencing_token"].clone())
         }
@@ -245,8 +264,8 @@ async fn a_batch_that_is_lost_whole_acknowledges_nothing() {
         }
     }
     assert!(answers.iter().all(|(path, status, _)| *status == 503 || path.starts_with("fine/")));
-    execute(&mut db, "DROP TRIGGER rollback").await.unwrap();
-    agent.acquire("rollback/0").await.done();
+    execute(&mut db, "DROP TRIGGER lost").await.unwrap();
+    agent.acquire("lost/0").await.done();
     let gaps = "SELECT max(seq) - count(*) FROM audit_log";
     assert_eq!(scalar(&mut db, gaps).await, 0);
 }

@@ -79,6 +79,12 @@ async fn run(server: &Server) {
     server.admin.post("/work/cancel", json!({"task_id": fifth})).await.refused("task_already_final");
 
     b.post("/handoffs/write", json!({"summary": "half done"})).await.done();
+    a.post("/discovery/register", json!({"session_id": "s"})).await.done();
+    a.post("/locks/acquire", take("left", 60)).await.done();
+    server.advance(20 * 60).await;
+    b.post("/locks/acquire", take("kept", 60)).await.done();
+    let cleaned = server.admin.post("/discovery/cleanup", json!({"stale_threshold_minutes": 15})).await.done();
+    assert_eq!(cleaned["locks_released"], 1, "{cleaned}");
     server.suspend("b", true).await;
     b.acquire("w").await.denied("suspended");
     server.suspend("b", false).await;
@@ -139,7 +145,7 @@ fn is(row: &AuditRow, command: &str, outcome: &str) -> bool {
     row.command == command && row.outcome == outcome
 }
 
-const TAMPERINGS: [Tampering; 14] = [
+const TAMPERINGS: [Tampering; 17] = [
     ("a_number_left_out", |row| is(row, "lock_acquire", "ok"), |row| row.seq += 1, "a row is missing"),
     (
         "a_denial_made_an_act",
@@ -203,6 +209,24 @@ const TAMPERINGS: [Tampering; 14] = [
                 r#"[{"table":"work_queue","key":"t","version":{"status":"completed","attempt_count":1}}]"#.to_owned()
         },
         "other tasks",
+    ),
+    (
+        "a_longer_lease",
+        |row| is(row, "lock_acquire", "ok"),
+        |row| replace(&mut row.parameters, "\"ttl_minutes\":10", "\"ttl_minutes\":9"),
+        "a longer or a shorter lease",
+    ),
+    (
+        "a_lock_that_a_note_frees",
+        |row| is(row, "handoff_write", "ok"),
+        |row| row.changes = r#"[{"table":"file_locks","key":"z","version":null}]"#.to_owned(),
+        "other locks",
+    ),
+    (
+        "a_lock_of_somebody_who_is_there",
+        |row| is(row, "session_cleanup", "ok"),
+        |row| row.changes = r#"[{"table":"file_locks","key":"kept","version":null}]"#.to_owned(),
+        "other locks",
     ),
     (
         "one_attempt_more",

@@ -244,6 +244,7 @@ async fn only_the_holder_ends_a_claim_and_a_final_status_stays() {
     complete(&worker, &unclaimed, json!({})).await.refused(gone);
     let claim = worker.claim("t").await;
     complete(&boss, &claim, json!({})).await.refused(gone);
+    boss.post("/work/complete", json!({"task_id": id, "success": true})).await.refused(gone);
     complete(&worker, &claim, json!({"claim_token": "another"})).await.refused(gone);
     // Without a token, being the holder is enough.
     worker.post("/work/complete", json!({"task_id": id, "success": true})).await.done();

@@ -54,6 +54,7 @@ async fn a_late_holder_is_refused_though_nobody_else_came() {
     let id = server.admin.submit("t", json!({})).await;
     let late = claim(&a, 60).await;
     server.advance(60).await;
+    beat(&a, &late, 60).await.refused(GONE);
     end(&a, &late, true).await.refused(GONE);
     a.post("/work/complete", json!({"task_id": id, "success": true})).await.refused(GONE);
     let task = server.admin.task(&id).await;

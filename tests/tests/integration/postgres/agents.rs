@@ -1,7 +1,9 @@
-//! Two who change each other at the same moment: one comes first, and neither waits for the server to find a deadlock.
+//! Who changes an agent while it is at work: what it has under way comes first, and two who change each other do not wait for
+//! the server to find a deadlock.
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::harness::Server;
@@ -81,4 +83,41 @@ async fn two_who_change_each_other_do_not_wait_for_each_other() {
         said.sort();
         assert_eq!(said, expected, "{a}; {b}");
     }
+}
+
+/// REVOKE: what was decided before a suspension is committed before it, or not at all. Nobody is told of a suspension while the
+/// agent's own transaction is open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_waits_for_what_the_agent_has_under_way() {
+    let server = Server::on_postgres().await;
+    server.agent("x", "claude_code_local").await;
+    let mut conn = superuser(&server).await;
+    let acquire = "SELECT verdict FROM portreeve.lock_acquire(ROW(gen_random_uuid(), 'r', 'x', 'claude_code',
+        'claude_code_local', 3, 'lock_acquire', 'acquire_lock', 'x', '{}', '{}', 'allow', 'allowed', '', 'both', '[]', '[]',
+        '{}', 'sha256:x', 1, 1, 0, 0, NULL, false, NULL, NULL, NULL, NULL, NULL, NULL)::portreeve.decision,
+        'src/a.rs', NULL, NULL, 30, true)";
+    run(&mut conn, "BEGIN").await;
+    let said: String = sqlx::query_scalar(acquire).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(said, "done");
+    let admin = server.admin.clone();
+    let suspension = tokio::spawn(async move {
+        admin.post("/agents/x/suspend", json!({"suspended": true, "reason": "test"})).await.done();
+    });
+    let mut other = superuser(&server).await;
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let begun = Instant::now();
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut other).await.unwrap() == 0 {
+        assert!(!suspension.is_finished(), "it was told while the agent was at work");
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody waits");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    run(&mut conn, "COMMIT").await;
+    suspension.await.unwrap();
+    let log = server.admin.get("/audit?limit=100").await.ok();
+    let seq = |command: &str| {
+        let rows = log["entries"].as_array().unwrap();
+        rows.iter().find(|row| row["command"] == command).unwrap_or_else(|| panic!("{log}"))["seq"].as_i64().unwrap()
+    };
+    assert!(seq("lock_acquire") < seq("agent_suspend"), "{log}");
 }

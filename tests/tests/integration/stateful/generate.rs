@@ -100,6 +100,9 @@ fn held(model: &Model) -> Option<BoxedStrategy<(usize, usize, Option<usize>)>> {
     let count = model.tasks.len();
     let claimed = (0..count).filter(|n| model.tasks[*n].status == "claimed");
     let mut choice: Vec<usize> = claimed.flat_map(|n| [n; 8]).collect();
+    // And one that somebody tried in vain.
+    let tried = (0..count).filter(|n| model.tasks[*n].is_tried());
+    choice.extend(tried.flat_map(|n| [n; 4]));
     choice.extend(0..count);
     if choice.is_empty() {
         return None;
@@ -154,6 +157,9 @@ fn people(model: &Model) -> Vec<(u32, BoxedStrategy<Op>)> {
     let statuses = select(&[None, Some("active"), Some("idle"), Some("disconnected")][..]);
     let cleanup =
         (select(&[1_i64, 15, 60][..]), 0_u8..4).prop_map(|(minutes, n)| Act::Cleanup { minutes, dry_run: n == 0 });
+    // It takes a session, a claim, and a minute without a word of whoever has both: seldom enough to be used when it is so.
+    let requeue = Just(Act::Cleanup { minutes: 1, dry_run: false });
+    let left = if model.is_claim_left() { 120 } else { 1 };
     let remember = (0_u8..3, 0_u8..3).prop_map(|(summary, tag)| Act::Remember { summary, tag });
     let recall = (any::<bool>(), prop_oneof![Just(None), (0_u8..3).prop_map(Some)])
         .prop_map(|(all, tag)| Act::Recall { all, tag });
@@ -163,6 +169,7 @@ fn people(model: &Model) -> Vec<(u32, BoxedStrategy<Op>)> {
         (4, by(&ANYBODY, session().prop_map(|session| Act::Heartbeat { session }))),
         (2, by(&ANYBODY, statuses.prop_map(|status| Act::Sessions { status }))),
         (if model.is_someone_gone() { 16 } else { 4 }, by(&KEEPERS, cleanup)),
+        (left, by(&[ADMIN], requeue)),
         (5, once(remember)),
         (2, by(&ANYBODY, recall)),
         (2, once(Just(Act::HandOff))),

@@ -29,8 +29,9 @@ pub(crate) use op::{Act, Op};
 
 /// Steps of one run at most.
 const STEPS: usize = 120;
-/// Runs with the seed that is written here: as many as it takes to reach everything.
-const KNOWN: u32 = 64;
+/// The seed of the runs that have to reach everything, and how many that takes: no variable changes them.
+const SEED: u64 = 20_261_127;
+const KNOWN: u32 = 96;
 /// Runs with any seed.
 const ANY: u32 = 32;
 /// Runs whose logs are held against the specification.
@@ -159,7 +160,6 @@ fn check_log(rows: &[portreeve::store::audit::AuditRow], outcomes: &[(&'static s
 
 /// Runs of one seed, and a record of what was found.
 fn runs(what: &str, seed: u64, cases: u32, expected: Option<&str>) {
-    let cases = number("PORTREEVE_CASES").map_or(cases, |cases| u32::try_from(cases).unwrap());
     println!("{what}: PORTREEVE_SEED={seed}, {cases} runs");
     let (reached, traces) = (Rc::new(RefCell::new(Reached::default())), Rc::new(RefCell::new(Vec::new())));
     let steps = RefCell::new(0_usize);
@@ -207,10 +207,11 @@ const OUTCOMES: &str = include_str!("outcomes.txt");
 
 #[test]
 fn every_outcome_of_every_operation_is_as_the_model_says() {
-    runs("known", 20_261_127, KNOWN, Some(OUTCOMES));
+    runs("known", SEED, KNOWN, Some(OUTCOMES));
 }
 
 #[test]
 fn a_run_that_nobody_chose_is_as_the_model_says() {
-    runs("any", number("PORTREEVE_SEED").unwrap_or_else(any_seed), ANY, None);
+    let cases = number("PORTREEVE_CASES").map_or(ANY, |cases| u32::try_from(cases).unwrap());
+    runs("any", number("PORTREEVE_SEED").unwrap_or_else(any_seed), cases, None);
 }

@@ -111,6 +111,13 @@ pub(crate) struct Task {
     completed_at: Option<i64>,
 }
 
+impl Task {
+    /// Whether an attempt ended otherwise than well.
+    pub(crate) fn is_tried(&self) -> bool {
+        self.error.is_some()
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) agent: usize,

@@ -98,6 +98,19 @@ impl Model {
         self.sessions.values().any(is_gone)
     }
 
+    /// Whether one of those that are gone has left a task that would be given back to the queue.
+    pub(crate) fn is_claim_left(&self) -> bool {
+        let minute = self.now - 60;
+        let left = |known: &Session| {
+            let claims = self.claims_left(known.agent, minute);
+            !known.ended
+                && known.last_heartbeat <= minute
+                && self.agents[known.agent].last_seen.is_none_or(|at| at <= minute)
+                && claims.into_iter().any(|n| self.is_retried(n))
+        };
+        self.sessions.values().any(left)
+    }
+
     pub(super) fn cleanup(&mut self, minutes: i64, dry_run: bool) -> Answer {
         let cutoff = self.now - minutes * 60;
         let is_live = |known: &&Session| !known.ended;
