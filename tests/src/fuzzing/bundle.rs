@@ -31,7 +31,7 @@ pub fn bundle_file(data: &[u8]) -> Outcome {
             check(&problems, &files);
             let again = Policy::load(&files).err();
             assert_eq!(again, Some(problems), "other problems the second time");
-            check(&strict.err().expect("what does not load is no more in order for its author"), &files);
+            check(&strict.expect_err("what does not load is no more in order for its author"), &files);
             Outcome::Refused
         }
         Ok(policy) => {

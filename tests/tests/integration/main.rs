@@ -6,6 +6,7 @@
     clippy::panic,
     reason = "a test, or a helper of one, that finds something has to fail"
 )]
+#![expect(clippy::print_stdout, reason = "what a test prints is shown when it fails, its seed above all")]
 
 mod attacks;
 mod audit;
