@@ -120,7 +120,7 @@ fn every_test_that_is_to_find_a_mutant_is_there() {
                     let name = path.rsplit("::").next().unwrap();
                     assert!(has_test(&sources, name), "{what}");
                 }
-                ["doc", "portreeve", module] => {
+                ["doc", module] => {
                     let file = format!("host/src/{}.rs", module.replace("::", "/"));
                     let text = fs::read_to_string(root().join(&file)).unwrap_or_default();
                     assert!(text.contains("```compile_fail"), "{what}");
