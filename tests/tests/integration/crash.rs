@@ -41,6 +41,9 @@ pub(crate) async fn work(client: Client, round: u64) -> Told {
     for n in 0_u32.. {
         // So few that all rounds together stay below what the profile may hold, however late the end comes.
         let path = format!("src/{round}/{}/{}.rs", client.agent_id, n % 20);
+        // Without an answer nothing is known of it any more.
+        told.released.remove(&path);
+        told.tokens.remove(&path);
         let Some(held) = call(&client, "/locks/acquire", json!({"file_path": path})).await else {
             misses += 1;
             if misses > 3 {
@@ -48,7 +51,6 @@ pub(crate) async fn work(client: Client, round: u64) -> Told {
             }
             continue;
         };
-        told.released.remove(&path);
         told.tokens.insert(path.clone(), held["fencing_token"].as_i64().unwrap());
         if n % 3 == 0 {
             // Whether it was released is not known unless it is said.
