@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
-use super::locks::LockModel;
+use super::locks::{LockModel, instant};
+use super::logged::Logged;
 use super::search::{Item, Model, Stuck, search};
 use super::tasks::TaskModel;
 use super::{Answer, Call, History, Op};
@@ -20,6 +21,10 @@ pub struct Checked {
     pub answered: usize,
     /// Those that certainly did nothing: nobody was there to be asked, or there was no room.
     pub failed: usize,
+    /// Those without an answer of which the log tells that they changed something.
+    pub logged: usize,
+    /// Claims that were answered with a task.
+    pub claimed: usize,
     /// Lock keys.
     pub keys: usize,
     /// Tasks.
@@ -56,23 +61,35 @@ impl fmt::Display for Rejected {
 /// # Errors
 /// The first key or task, and of it the first call, that has no explanation.
 pub fn check(history: &History) -> Result<Checked, Box<Rejected>> {
-    let calls = &history.calls;
-    let failed = calls.iter().filter(|call| call.answer == Some(Answer::Failed)).count();
-    let answered = calls.iter().filter(|call| call.answer.is_some()).count() - failed;
-    let mut checked = Checked { calls: calls.len(), answered, failed, ..Checked::default() };
-    check_names(calls)?;
-    let end = calls.iter().map(|call| call.returned_us).max().unwrap_or(0);
-    for (key, own) in by_key(calls) {
+    let mut checked = counted(&history.calls);
+    let end = history.calls.iter().map(|call| call.returned_us).max().unwrap_or(0);
+    let calls: Vec<Call> = history.calls.iter().map(Call::resolved).collect();
+    check_names(&calls)?;
+    for (key, own) in by_key(&calls) {
         let found = check_one(history, end, &LockModel, &format!("lock {key}"), &own)?;
         checked.possibilities = checked.possibilities.max(found);
         checked.keys += 1;
     }
-    for (task, (max_attempts, own)) in by_task(calls)? {
+    for (task, (max_attempts, own)) in by_task(&calls)? {
         let found = check_one(history, end, &TaskModel { max_attempts }, &format!("task {task}"), &own)?;
         checked.possibilities = checked.possibilities.max(found);
         checked.tasks += 1;
     }
     Ok(checked)
+}
+
+/// What clients were told, without what the log tells.
+fn counted(calls: &[Call]) -> Checked {
+    let count = |is: fn(&Call) -> bool| calls.iter().filter(|call| is(call)).count();
+    let failed = count(|call| call.answer == Some(Answer::Failed));
+    Checked {
+        calls: calls.len(),
+        answered: count(|call| call.answer.is_some()).saturating_sub(failed),
+        failed,
+        logged: count(Call::is_logged),
+        claimed: count(|call| matches!(call.answer, Some(Answer::Claimed { .. }))),
+        ..Checked::default()
+    }
 }
 
 /// Names that must be given once: of requests, of tasks, of claims.
@@ -120,10 +137,14 @@ fn by_key(calls: &[Call]) -> BTreeMap<&str, Vec<&Call>> {
 
 type Tasks<'h> = BTreeMap<&'h str, (i64, Vec<&'h Call>)>;
 
-/// The calls of each task, by the name that its submitter gave it. A claim without an answer may have been one of any task of its type.
+/// The calls of each task, by the name that its submitter gave it. A claim that found nothing is about all tasks of its type.
+///
+/// So is a claim without an answer of which the log tells nothing. As each task is looked at by itself, one such claim may explain the
+/// claims of several tasks: histories are weaker for it, and those of a real run are closed by the log before.
 fn by_task(calls: &[Call]) -> Result<Tasks<'_>, Box<Rejected>> {
     let mut all = Tasks::new();
     let (mut types, mut names) = (BTreeMap::new(), BTreeMap::new());
+    let mut of_no_task: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
     for call in calls {
         if let Op::Submit { task, task_type, max_attempts } = &call.op {
             all.insert(task, (*max_attempts, vec![call]));
@@ -153,15 +174,35 @@ fn by_task(calls: &[Call]) -> Result<Tasks<'_>, Box<Rejected>> {
                 return Err(rejected(task_id, call, "a task was asked about that nobody was told of".to_owned()));
             };
             own.push(call);
-        } else if let (Op::Claim { task_type, .. }, None) = (&call.op, &call.answer) {
-            for (task, (_, own)) in &mut all {
-                if types.get(task) == Some(&task_type.as_str()) {
-                    own.push(call);
-                }
-            }
+        } else if let (Op::Claim { task_type, .. }, None | Some(Answer::NothingToClaim)) = (&call.op, &call.answer) {
+            of_no_task.entry(task_type).or_default().push(call);
         }
     }
+    for (task, (_, own)) in &mut all {
+        let claims = types.get(task).and_then(|task_type| of_no_task.get(task_type));
+        let claims = claims_about(own, claims.map(Vec::as_slice).unwrap_or_default());
+        own.extend(claims);
+    }
     Ok(all)
+}
+
+/// Those of the claims without a task that can mean something to one: begun before somebody knew that it was over, and ended after its
+/// submission was begun.
+fn claims_about<'h>(own: &[&'h Call], claims: &[&'h Call]) -> Vec<&'h Call> {
+    let begun = own.iter().map(|call| call.invoked_us).min().unwrap_or(0);
+    let told = own.iter().filter(|call| call.answer.as_ref().is_some_and(tells_the_end));
+    let over = told.map(|call| call.returned_us).min().unwrap_or(i64::MAX);
+    let may_matter = |call: &&&Call| call.invoked_us <= over && (call.answer.is_none() || call.returned_us >= begun);
+    claims.iter().filter(may_matter).copied().collect()
+}
+
+/// Whether a task has a final status by this answer.
+fn tells_the_end(answer: &Answer) -> bool {
+    match answer {
+        Answer::Ended { status } | Answer::Task { status, .. } => !matches!(status.as_str(), "pending" | "claimed"),
+        Answer::AlreadyFinal => true,
+        _ => false,
+    }
 }
 
 fn check_one<M: Model>(
@@ -174,11 +215,11 @@ fn check_one<M: Model>(
     let mut calls = calls.to_vec();
     calls.sort_by_key(|call| (call.invoked_us, call.returned_us));
     // Past the last answer nothing can be told any more, so nothing is asked.
-    let items: Vec<Item<'_>> = calls.iter().map(|call| item(history, end, call)).collect();
+    let items = calls.iter().map(|call| item(history, end, about, call)).collect::<Result<Vec<_>, _>>()?;
     search(model, &items).map_err(|stuck| Box::new(explained(about, &calls, stuck)))
 }
 
-fn item<'h>(history: &History, end: i64, call: &'h Call) -> Item<'h> {
+fn item<'h>(history: &History, end: i64, about: &str, call: &'h Call) -> Result<Item<'h>, Box<Rejected>> {
     let clock = &history.clock;
     let until = if call.answer.is_some() {
         call.returned_us
@@ -187,7 +228,14 @@ fn item<'h>(history: &History, end: i64, call: &'h Call) -> Item<'h> {
     };
     let wall = call.wall_returned_us.saturating_add(until.saturating_sub(call.returned_us));
     let (least, most) = (clock.least(call.invoked_us, until, call.wall_invoked_us), clock.most(until, wall));
-    Item { call, least, most }
+    let Some(Logged::Change { clock_us, .. }) = call.logged else { return Ok(Item { call, least, most }) };
+    // One instant, which has to be possible.
+    if clock_us < least || clock_us > most {
+        let (at, least, most) = (instant(clock_us), instant(least), instant(most));
+        let reason = format!("the log has it at {at}, and the server's clock showed {least} to {most}");
+        return Err(rejected(about, call, reason));
+    }
+    Ok(Item { call, least: clock_us, most: clock_us })
 }
 
 fn explained(about: &str, calls: &[&Call], stuck: Stuck) -> Rejected {
@@ -220,7 +268,10 @@ fn line(call: &Call) -> String {
         (None, Some(settled)) => format!("?{}", ms(settled)),
         (None, None) => "?".to_owned(),
     };
-    let answer = call.answer.as_ref().map_or_else(|| "no answer".to_owned(), |answer| format!("{answer:?}"));
+    let mut answer = call.answer.as_ref().map_or_else(|| "no answer".to_owned(), |answer| format!("{answer:?}"));
+    if call.logged.is_some() {
+        answer.push_str(", as the log has it");
+    }
     let (from, who) =
         (ms(call.invoked_us), if call.client == call.agent { String::new() } else { format!(" as {}", call.agent) });
     format!(

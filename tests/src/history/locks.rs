@@ -180,6 +180,10 @@ impl Model for LockModel {
         }
     }
 
+    fn reached(&self, state: &LockState) -> i64 {
+        state.last
+    }
+
     fn show(&self, state: &LockState) -> String {
         let held = state.held.as_ref().map_or_else(|| "free".to_owned(), Held::words);
         format!("{held}; last token {}", state.last_token)

@@ -4,11 +4,12 @@
 //! asks for each lock key and each task by itself whether there is an order of its calls that a service without concurrency could
 //! have gone through: every call takes effect at one moment between its invocation and its return, all see each other's effects
 //! (linearizability, which is local: Herlihy and Wing 1990). A call whose answer never came may have taken effect at any moment until
-//! it is known to be settled, or never.
+//! it is known to be settled, or never, unless the service's log tells what became of it.
 //!
 //! - [`search`] finds such an order, by going through the events in the order of time and keeping all the states that the
 //!   answers until then leave possible (Lowe 2017).
 //! - [`locks`] and [`tasks`] say what one key and one task do, and why something is not possible.
+//! - [`logged`] closes calls without an answer by the service's log.
 //! - [`clock`] says what the server's clock can have shown during a call: leases go by that clock, not by the clients'.
 //!
 //! A history is kept as lines of JSON ([`History::write`]), so that one that was rejected can be checked again.
@@ -16,6 +17,7 @@
 pub mod check;
 pub mod clock;
 pub mod locks;
+pub mod logged;
 pub mod search;
 pub mod tasks;
 
@@ -29,6 +31,7 @@ use std::io::{self, BufRead, Write};
 use serde::{Deserialize, Serialize};
 
 use clock::ServerClock;
+use logged::Logged;
 
 /// Calls of one run, and what is known of its server's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +75,9 @@ pub struct Call {
     pub answer: Option<Answer>,
     /// Without an answer: it takes no effect after this instant. None: it may at any time.
     pub settled_us: Option<i64>,
+    /// Without an answer: what the service's log tells of it. None: nobody looked there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logged: Option<Logged>,
 }
 
 /// What can be asked.

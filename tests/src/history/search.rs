@@ -7,6 +7,9 @@
 //!
 //! A call without an answer stays open until it is settled, and may take effect or not. Of two configurations of one state the one in
 //! which fewer of these took effect can do whatever the other can, so only that one is kept.
+//!
+//! A call that only the log tells of returned when the log was read, and took effect long before. By which clock it was decided is known:
+//! a configuration whose clock went past that without it is given up, and what has taken effect in all that are left is done.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
@@ -31,6 +34,9 @@ pub trait Model {
     /// # Errors
     /// Why it cannot have been answered so in this state.
     fn step(&self, state: &Self::State, item: &Item<'_>) -> Result<Vec<Self::State>, String>;
+
+    /// What the server's clock has reached in this state. No change that was decided before that comes after it.
+    fn reached(&self, state: &Self::State) -> i64;
 
     /// A state in words.
     fn show(&self, state: &Self::State) -> String;
@@ -93,13 +99,15 @@ pub fn search<M: Model>(model: &M, items: &[Item<'_>]) -> Result<usize, Stuck> {
                 now = pruned(now.into_iter().map(|config| without(config, index)).chain(done), items);
                 most = most.max(now.len());
             }
+            // Done long before.
+            Event::Returned if !open.contains(&index) => {}
             Event::Returned => {
                 let next = after(model, items, &open, &now, index)?;
                 if next.is_empty() {
                     return Err(stuck(model, items, &now, index));
                 }
                 open.remove(&index);
-                now = next;
+                now = caught_up(model, items, &mut open, next)?;
                 most = most.max(now.len());
             }
         }
@@ -127,6 +135,40 @@ fn events(items: &[Item<'_>]) -> Vec<(i64, Event, usize)> {
 fn without<S>(mut config: Configuration<S>, index: usize) -> Configuration<S> {
     config.done.remove(&index);
     config
+}
+
+/// Gives up the configurations that are too late for an open call of the log, and is done with those of the log's calls that have
+/// taken effect in all the others.
+fn caught_up<M: Model>(
+    model: &M,
+    items: &[Item<'_>],
+    open: &mut BTreeSet<usize>,
+    now: HashSet<Configuration<M::State>>,
+) -> Result<HashSet<Configuration<M::State>>, Stuck> {
+    let is_logged = |index: &usize| items.get(*index).is_some_and(|item| item.call.is_logged());
+    let logged: Vec<usize> = open.iter().copied().filter(is_logged).collect();
+    if logged.is_empty() {
+        return Ok(now);
+    }
+    let too_late_for = |config: &Configuration<M::State>| {
+        let reached = model.reached(&config.state);
+        let is_missed =
+            |index: &usize| !config.done.contains(index) && items.get(*index).is_some_and(|item| item.most < reached);
+        logged.iter().copied().find(is_missed)
+    };
+    let mut left: HashSet<Configuration<M::State>> =
+        now.iter().filter(|config| too_late_for(config).is_none()).cloned().collect();
+    if left.is_empty() {
+        let first = now.iter().filter_map(too_late_for).min().unwrap_or_default();
+        return Err(stuck(model, items, &now, first));
+    }
+    for index in logged {
+        if left.iter().all(|config| config.done.contains(&index)) {
+            open.remove(&index);
+            left = left.into_iter().map(|config| without(config, index)).collect();
+        }
+    }
+    Ok(left)
 }
 
 /// All configurations in which the call has taken effect with its answer.

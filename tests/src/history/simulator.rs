@@ -232,7 +232,15 @@ enum Due {
     Stepped(i64),
 }
 
+/// What a log has of a change: what was answered, and the clock that it was decided by.
+type Log = BTreeMap<String, (Answer, i64)>;
+
 fn simulated(seed: u64, lost_percent: usize) -> History {
+    simulated_with_log(seed, lost_percent).0
+}
+
+fn simulated_with_log(seed: u64, lost_percent: usize) -> (History, Log) {
+    let mut log = Log::new();
     let mut chance = Chance::new(seed, 1);
     let mut service = Service::default();
     let mut history = History { name: "simulated".to_owned(), seed, clock: ServerClock::default(), calls: Vec::new() };
@@ -282,6 +290,7 @@ fn simulated(seed: u64, lost_percent: usize) -> History {
                     op,
                     answer: None,
                     settled_us: is_lost.then_some(now + late.max(took)),
+                    logged: None,
                 });
             }
             Due::Effect(index) => {
@@ -291,6 +300,9 @@ fn simulated(seed: u64, lost_percent: usize) -> History {
                     service.tick(if call.op.is_look() { now } else { decided_us });
                     Some(service.answer(&call.agent, &call.op))
                 });
+                if let Some(answer) = call.answer.as_ref().filter(|answer| answer.is_change()) {
+                    log.insert(call.id.clone(), (answer.clone(), service.now));
+                }
             }
             Due::Return(client, index) => {
                 let call = &mut history.calls[index];
@@ -303,6 +315,17 @@ fn simulated(seed: u64, lost_percent: usize) -> History {
     }
     // What was lost, nobody knows.
     history.calls.iter_mut().filter(|call| call.settled_us.is_some()).for_each(|call| call.answer = None);
+    (history, log)
+}
+
+/// One that was closed by its log. Of half of them nothing is known of when a lost call was settled.
+fn closed(seed: u64, change: impl FnOnce(&History, &mut Log)) -> History {
+    let (mut history, mut log) = simulated_with_log(seed, 15);
+    if seed.is_multiple_of(2) {
+        history.calls.iter_mut().for_each(|call| call.settled_us = None);
+    }
+    change(&history, &mut log);
+    history.close(2 * END_US, |call| log.get(&call.id).cloned());
     history
 }
 
@@ -323,6 +346,36 @@ fn whatever_a_correct_service_answers_is_accepted() {
     // The simulation has to be worth something: calls that overlap, and calls of which nobody heard.
     assert!(calls > 40_000 && unanswered > 2000, "{calls} calls, {unanswered} without an answer");
     assert!(possibilities > 3, "{possibilities}");
+}
+
+/// The log tells of every lost change, and none of them may be taken for wrong, however late the log was read.
+#[test]
+fn what_a_correct_service_logged_is_accepted() {
+    let mut logged = 0;
+    for seed in 0..100 {
+        let history = closed(seed, |_, _| ());
+        accepted(&history);
+        logged += history.calls.iter().filter(|call| call.is_logged()).count();
+    }
+    assert!(logged > 200, "{logged} changes that only the log tells of");
+}
+
+/// A grant that nobody was told of and that the log denies is missed by those who were told of the next one.
+#[test]
+fn changes_that_the_log_denies_are_found() {
+    let (mut found, mut tried) = (0, 0);
+    for seed in 0..120 {
+        let mut is_denied = false;
+        let history = closed(seed, |history, log| {
+            let is_granted =
+                |call: &&Call| call.answer.is_none() && matches!(log.get(&call.id), Some((Answer::Granted { .. }, _)));
+            let id = history.calls.iter().find(is_granted).map(|call| call.id.clone());
+            is_denied = id.is_some_and(|id| log.remove(&id).is_some());
+        });
+        tried += usize::from(is_denied);
+        found += usize::from(is_denied && check(&history).is_err());
+    }
+    assert!(tried > 20 && found * 10 > tried * 6, "{found} of {tried}");
 }
 
 /// An answer that is changed to another call's is found nearly always: where it is not, it was possible.

@@ -3,6 +3,9 @@
 //! What time does, it does by itself: a claim whose lease ran out goes back to the queue, or fails with its last attempt. Here it is
 //! done by whoever looks next, since before that nobody can tell.
 //!
+//! Tasks that wait for others, have a deadline or ask something of their claimant are not submitted: one that is pending can be claimed
+//! by whoever asks for its type, and nobody may be told that there is none.
+//!
 //! CLAIM: no answer may show two claims at once, a report of another, or a final status that changed.
 
 use super::locks::instant;
@@ -162,7 +165,8 @@ impl Model for TaskModel {
                 ))
             }
             (op, Some(answer)) => {
-                let is_look = op.is_look();
+                // Whoever finds nothing to claim has only looked at the tasks.
+                let is_look = op.is_look() || *answer == Answer::NothingToClaim;
                 if item.most < state.last && !is_look {
                     return Err(format!("the clock had reached {}", instant(state.last)));
                 }
@@ -170,6 +174,10 @@ impl Model for TaskModel {
                 steps(found.map(|found| answered(*self, found, agent, op, answer)))
             }
         }
+    }
+
+    fn reached(&self, state: &TaskState) -> i64 {
+        state.last
     }
 
     fn show(&self, state: &TaskState) -> String {
@@ -196,6 +204,13 @@ fn answered(model: TaskModel, found: TaskState, agent: &str, op: &Op, answer: &A
                 return wrong("submitted".to_owned());
             }
             Ok(TaskState { place: Place::Pending, ..found })
+        }
+        // There was a moment of the call at which this task could not be claimed.
+        (Op::Claim { .. }, Answer::NothingToClaim) => {
+            if found.place == Place::Pending {
+                return wrong(format!("{agent} was told that there is nothing to claim"));
+            }
+            Ok(found)
         }
         (Op::Heartbeat { claim_token, .. } | Op::Complete { claim_token, .. }, Answer::NotHeld) => {
             if found.claim_of(agent, claim_token).is_some() {

@@ -6,17 +6,17 @@ use super::{Answer, Call, History, Op};
 
 /// The machine's clock when the histories begin.
 const WALL_US: i64 = 1_900_000_000_000_000;
-const MS: i64 = 1000;
+pub(super) const MS: i64 = 1000;
 /// A step of the server's clock in the histories of locks.
 const STEP_US: i64 = 61_000_000;
 
-fn history(calls: Vec<Call>) -> History {
+pub(super) fn history(calls: Vec<Call>) -> History {
     let steps = vec![Step { from_us: 200 * MS, until_us: 210 * MS, offset_us: STEP_US }];
     History { name: "known".to_owned(), seed: 0, clock: ServerClock { steps }, calls }
 }
 
 /// A call from one millisecond to another.
-fn call(agent: &str, (from, to): (i64, i64), op: Op, answer: Answer) -> Call {
+pub(super) fn call(agent: &str, (from, to): (i64, i64), op: Op, answer: Answer) -> Call {
     Call {
         id: format!("{agent}-{from}"),
         client: agent.to_owned(),
@@ -30,15 +30,16 @@ fn call(agent: &str, (from, to): (i64, i64), op: Op, answer: Answer) -> Call {
         op,
         answer: Some(answer),
         settled_us: None,
+        logged: None,
     }
 }
 
 /// The server's clock at a millisecond.
-fn clock(at: i64) -> i64 {
+pub(super) fn clock(at: i64) -> i64 {
     WALL_US + at * MS + if at > 200 { STEP_US } else { 0 }
 }
 
-fn minute_from(at: i64) -> i64 {
+pub(super) fn minute_from(at: i64) -> i64 {
     clock(at) + 60_000_000
 }
 
@@ -62,7 +63,7 @@ fn held(by: &str, token: i64, expires_at: i64) -> Answer {
     Answer::Held { by: by.to_owned(), token, expires_at }
 }
 
-fn locks() -> History {
+pub(super) fn locks() -> History {
     let verify = |token| Op::Verify { key: "k".to_owned(), token };
     let lost = Call { answer: None, settled_us: Some(50 * MS), ..call("d", (10, 30), acquire("lost"), Answer::Free) };
     history(vec![
@@ -95,11 +96,11 @@ fn locks() -> History {
     ])
 }
 
-fn submit(task: &str) -> Op {
+pub(super) fn submit(task: &str) -> Op {
     Op::Submit { task: task.to_owned(), task_type: "t".to_owned(), max_attempts: 2 }
 }
 
-fn claim() -> Op {
+pub(super) fn claim() -> Op {
     Op::Claim { task_type: "t".to_owned(), lease_seconds: 1 }
 }
 
@@ -107,7 +108,7 @@ fn complete(id: &str, token: &str, success: bool) -> Op {
     Op::Complete { task_id: id.to_owned(), claim_token: token.to_owned(), success }
 }
 
-fn claimed(task: &str, token: &str, at: i64, attempt: i64) -> Answer {
+pub(super) fn claimed(task: &str, token: &str, at: i64, attempt: i64) -> Answer {
     Answer::Claimed {
         task_id: format!("id-{task}"),
         task: task.to_owned(),
@@ -117,11 +118,11 @@ fn claimed(task: &str, token: &str, at: i64, attempt: i64) -> Answer {
     }
 }
 
-fn second_from(at: i64) -> i64 {
+pub(super) fn second_from(at: i64) -> i64 {
     clock(at) + 1_000_000
 }
 
-fn get(id: &str) -> Op {
+pub(super) fn get(id: &str) -> Op {
     Op::Get { task_id: id.to_owned() }
 }
 
@@ -133,7 +134,7 @@ fn ended(status: &str) -> Answer {
     Answer::Ended { status: status.to_owned() }
 }
 
-fn tasks() -> History {
+pub(super) fn tasks() -> History {
     let beat =
         |token: &str| Op::Heartbeat { task_id: "id-x".to_owned(), claim_token: token.to_owned(), lease_seconds: 1 };
     let cancel = |id: &str| Op::Cancel { task_id: id.to_owned() };
@@ -297,7 +298,7 @@ const LOCKS: [Wrong; 22] = [
     ("one name for two requests", "c-380", |call| call.id = "c-80".to_owned(), "the request's name was given before"),
 ];
 
-const TASKS: [Wrong; 17] = [
+const TASKS: [Wrong; 19] = [
     ("claimed twice", "c-316", |call| answers(claimed("x", "more", 317, 1))(call), "claimed by c while b held it"),
     (
         "completed under an old claim",
@@ -371,6 +372,18 @@ const TASKS: [Wrong; 17] = [
         "c was told that it does not hold claim second",
     ),
     (
+        "nothing to claim although a task waits",
+        "c-400",
+        |call| answers(Answer::NothingToClaim)(call),
+        "c was told that there is nothing to claim while it was pending after 1",
+    ),
+    (
+        "nothing to claim although a lease ended",
+        "b-1800",
+        |call| (call.op, call.answer) = (claim(), Some(Answer::NothingToClaim)),
+        "b was told that there is nothing to claim while it was pending after 1",
+    ),
+    (
         "a task that is gone",
         "a-480",
         |call| answers(Answer::Missing)(call),
@@ -441,9 +454,27 @@ fn what_is_not_known_is_neither_held_against_the_service_nor_for_it() {
 }
 
 #[test]
+fn there_may_be_nothing_to_claim_before_a_task_is_there_and_once_it_is_taken() {
+    let with = |during: (i64, i64)| {
+        let mut history = tasks();
+        history.calls.push(call("d", during, claim(), Answer::NothingToClaim));
+        check(&history)
+    };
+    // The second task is submitted between 600 and 610, and claimed between 620 and 630.
+    for during in [(590, 606), (606, 615), (615, 625)] {
+        with(during).unwrap();
+    }
+    with((612, 618)).unwrap_err();
+    // Its lease ends at 1625, if all clocks agree.
+    with((1630, 1640)).unwrap();
+    with((1660, 1670)).unwrap_err();
+}
+
+#[test]
 fn a_history_is_kept_and_read_again() {
     let mut kept = Vec::new();
-    let history = locks();
+    let mut history = locks();
+    history.close(400 * MS, |_| Some((Answer::Granted { token: 1, expires_at: minute_from(45) }, clock(45))));
     history.write(&mut kept).unwrap();
     assert_eq!(kept.iter().filter(|byte| **byte == b'\n').count(), history.calls.len() + 1);
     assert_eq!(History::read(kept.as_slice()).unwrap(), history);

@@ -3,14 +3,13 @@
 //! What is there afterwards is not left open. Before the commit there is nothing of the request; from the commit on all of
 //! it is there, whether or not anybody was answered.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::control::Step;
 use super::kinds::{Case, Ends, Kind};
 use super::world::{Look, World};
 use crate::harness::{Reply, Request, postgres};
+use crate::stateful::number;
 
 /// Steps of work that goes on beside the request.
 const BESIDE: [&str; 4] =
@@ -42,7 +41,7 @@ pub(super) async fn run(kind: Kind) -> Ran {
     let commits = steps.iter().filter(|step| step.name == commit_step()).count();
     assert_eq!(commits, 1, "{kind:?}: one request, one transaction: {steps:?}");
     let mut ran = Ran::default();
-    for (n, step) in steps.iter().enumerate() {
+    for (n, step) in steps.iter().enumerate().filter(|(n, step)| is_tried(kind, *n, step)) {
         if kind.is_once() {
             world = World::start().await;
         }
@@ -52,10 +51,16 @@ pub(super) async fn run(kind: Kind) -> Ran {
         ran.whole += usize::from(is_whole);
         ran.none += usize::from(!is_whole);
         ran.answered += usize::from(died);
+        ran.steps.push(step.name.clone());
     }
-    let names: BTreeSet<String> = steps.into_iter().map(|step| step.name).collect();
-    ran.steps = names.into_iter().collect();
     ran
+}
+
+/// Steps that all requests pass alike are tried with a third of the kinds each, unless all are asked for: a death takes as long
+/// as a start. Together every step is tried, which is what the test demands in the end.
+fn is_tried(kind: Kind, n: usize, step: &Step) -> bool {
+    let is_shared = ["http.", "gate."].iter().any(|part| step.name.starts_with(part));
+    !is_shared || (n + kind as usize).is_multiple_of(3) || number("PORTREEVE_CRASH_ALL").is_some()
 }
 
 /// Lets the request through once, and lists the steps that it passes.

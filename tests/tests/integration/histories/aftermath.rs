@@ -1,6 +1,9 @@
 //! What has to hold after a scenario: the history has an explanation, and the log is whole, complete, and a behaviour of the
 //! specification.
 //!
+//! What became of calls without an answer is read from the log before the history is checked; see `tests::history::logged`. Clients name
+//! no `Idempotency-Key`, so that each request is one call, and has at most one row of a change.
+//!
 //! AUDIT: every acknowledged change is in the log exactly once, and the log is whole.
 
 use std::collections::BTreeMap;
@@ -11,6 +14,7 @@ use serde_json::{Value, json};
 use tests::history::check::{Checked, check};
 use tests::history::{Answer, Call, History};
 
+use super::clients::read;
 use super::fleet::Fleet;
 use crate::harness::state::AuditLine;
 use crate::tidy::root;
@@ -22,12 +26,18 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn of(history: &History) -> Self {
+    pub(crate) fn of(history: &History, backend: &str) -> Self {
         let folder = tests::figures::folder();
         std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join(format!("rejected-{}-{}.jsonl", history.name, history.seed));
-        history.write(std::io::BufWriter::new(std::fs::File::create(&path).unwrap())).unwrap();
-        Self { path, holds: false }
+        let path = folder.join(format!("rejected-{}-{backend}-{}.jsonl", history.name, history.seed));
+        let kept = Self { path, holds: false };
+        kept.again(history);
+        kept
+    }
+
+    /// Keeps what is known of it by now.
+    pub(crate) fn again(&self, history: &History) {
+        history.write(std::io::BufWriter::new(std::fs::File::create(&self.path).unwrap())).unwrap();
     }
 
     pub(crate) fn holds(mut self) {
@@ -50,12 +60,32 @@ pub(crate) fn assert_explained(history: &History) -> Checked {
     check(history).unwrap_or_else(|rejected| panic!("the history is not one of a correct service:\n{rejected}"))
 }
 
-/// Every change that was acknowledged is in the log once, and no other call is there twice.
-pub(crate) fn assert_logged(history: &History, log: &[AuditLine]) {
+/// The rows of changes, by the request that they are of.
+fn changes(log: &[AuditLine]) -> BTreeMap<&str, Vec<&AuditLine>> {
     let mut changes: BTreeMap<&str, Vec<&AuditLine>> = BTreeMap::new();
     for row in log.iter().filter(|row| row.outcome == "ok" && row.changes != "[]") {
         changes.entry(row.request_id.as_str()).or_default().push(row);
     }
+    changes
+}
+
+/// Says of each call without an answer what the log has of it, which was read at an instant of the run.
+pub(crate) fn close(history: &mut History, log: &[AuditLine], known_us: i64) {
+    let changes = changes(log);
+    history.close(known_us, |call| {
+        let rows = changes.get(call.id.as_str()).map(Vec::as_slice).unwrap_or_default();
+        assert!(rows.len() <= 1, "{call:?} has {} row(s) of changes: {rows:#?}", rows.len());
+        let row = rows.first()?;
+        let told = read(&call.op, &serde_json::from_str(&row.result).unwrap());
+        assert!(told.is_change(), "{call:?} changed something by being told {told:?}: {row:#?}");
+        assert_same(call, &told, row);
+        Some((told, row.created_at))
+    });
+}
+
+/// Every change that was acknowledged is in the log once, and no other call is there twice.
+pub(crate) fn assert_logged(history: &History, log: &[AuditLine]) {
+    let changes = changes(log);
     for call in &history.calls {
         let rows = changes.get(call.id.as_str()).map(Vec::as_slice).unwrap_or_default();
         let expected = match &call.answer {
@@ -72,6 +102,11 @@ pub(crate) fn assert_logged(history: &History, log: &[AuditLine]) {
 /// The log says what the caller was told.
 fn assert_same(call: &Call, answer: &Answer, row: &AuditLine) {
     assert_eq!(row.agent_id, call.agent, "{call:?}: {row:?}");
+    // It is about what was asked about.
+    if let Some(key) = call.op.key().or(call.op.task_id()) {
+        let changed: Vec<Value> = serde_json::from_str(&row.changes).unwrap();
+        assert!(changed.iter().any(|change| change["key"] == key), "{call:?}: {row:?}");
+    }
     let result: Value = serde_json::from_str(&row.result).unwrap();
     match answer {
         Answer::Granted { token, .. } | Answer::Refreshed { token, .. } => {
@@ -113,11 +148,12 @@ pub(crate) struct Figures<'a> {
 
 impl Figures<'_> {
     pub(crate) fn write(&self) {
-        let Checked { calls, answered, failed, keys, tasks, possibilities } = self.checked;
+        let Checked { calls, answered, failed, logged, claimed, keys, tasks, possibilities } = self.checked;
         let name = &self.history.name;
         let figures = json!({
             "layer": "histories", "name": name, "backend": self.backend, "seed": self.history.seed, "hosts": self.hosts,
-            "calls": calls, "answered": answered, "failed": failed, "unanswered": calls - answered - failed, "keys": keys, "tasks": tasks,
+            "calls": calls, "answered": answered, "failed": failed, "unanswered": calls - answered - failed,
+            "unanswered_changes": logged, "keys": keys, "tasks": tasks, "claimed": claimed,
             "possibilities_max": possibilities, "faults": self.faults, "checked_ms": self.checked_ms,
             "rows_validated": self.rows_validated, "seconds": (self.seconds * 10.0).round() / 10.0, "result": "passed",
         });

@@ -194,6 +194,7 @@ impl Worker {
             op,
             answer: answer.clone(),
             settled_us: (answer.is_none() && is_settled).then_some(returned_us),
+            logged: None,
         };
         self.desk.calls.lock().unwrap().push(call);
         answer
@@ -333,8 +334,8 @@ fn instant(body: &Value, field: &str) -> i64 {
     Time::parse(&text(body, field)).unwrap_or_else(|error| panic!("{error}: {body}")).as_micros()
 }
 
-/// The answer of a 200. What is none fails the test.
-fn read(op: &Op, body: &Value) -> Answer {
+/// The answer of a 200, which the log has as well. What is none fails the test.
+pub(crate) fn read(op: &Op, body: &Value) -> Answer {
     let succeeded = body["success"] == true;
     match (op, body["reason"].as_str()) {
         (Op::Acquire { .. } | Op::Renew { .. }, _) if succeeded => grant(body),

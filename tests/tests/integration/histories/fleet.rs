@@ -148,6 +148,10 @@ impl Fleet {
             let (is_well, took) = process.ended().await;
             assert!(is_well, "a host that was asked to stop ended badly after {took:?}");
         }
+        if let Some(database) = &self.database {
+            // What was asked on a connection that broke may still be at work, and the log has to have all of it.
+            database.settle().await;
+        }
     }
 
     /// A command on the store itself.

@@ -5,8 +5,8 @@
 //! stepped, disks that are full or slow. Scripts and schedule follow from a seed, which is printed; `PORTREEVE_SEED` runs it again.
 //! `PORTREEVE_HISTORY_SECONDS` makes scenarios longer.
 //!
-//! What the clients were told is checked by `tests::history`; see there for what that means. A history that is rejected is kept,
-//! and its path is printed.
+//! What the clients were told is checked by `tests::history`; see there for what that means. What became of calls without
+//! an answer is read from the log. A history that is rejected is kept, and its path is printed.
 //!
 //! [`embedded`] and [`server`] hold the scenarios that only one of the backends has.
 
@@ -21,6 +21,7 @@ mod machine;
 mod script;
 mod server;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ use tests::history::clock::ServerClock;
 use tests::history::{History, Op};
 use tokio::sync::Mutex;
 
-use self::aftermath::{Figures, Kept, assert_allowed, assert_explained, assert_logged};
+use self::aftermath::{Figures, Kept, assert_allowed, assert_explained, assert_logged, close};
 use self::clients::{Desk, Failure, Worker};
 use self::faults::{Done, carry_out};
 use self::fleet::Fleet;
@@ -43,6 +44,9 @@ const SECONDS: u64 = 8;
 
 /// So long do they work at the least once all faults are over.
 const CALM_AT_END: Duration = Duration::from_millis(2500);
+
+/// So many claims get a task at the least: where none does, there is nothing to say of claims.
+const CLAIMED_MIN: usize = 10;
 
 /// What is run.
 struct Scenario {
@@ -86,17 +90,20 @@ impl Scenario {
         announce(self.name, backend, seed);
         let start = Instant::now();
         let mut fleet = Fleet::start(self.hosts, self.plan == Plan::CutConnections).await;
-        let (mut history, done) = self.work(&mut fleet, seed, seconds).await;
+        let (mut history, done, desk) = self.work(&mut fleet, seed, seconds).await;
         done.tell(&mut history);
-        let kept = Kept::of(&history);
+        let kept = Kept::of(&history, backend);
         fleet.stop().await;
         let log = fleet.log().await;
+        close(&mut history, &log, desk.now_us());
+        kept.again(&history);
         let checking = Instant::now();
         let checked = assert_explained(&history);
         let checked_ms = u64::try_from(checking.elapsed().as_millis()).unwrap();
         assert_logged(&history, &log);
         let rows_validated = assert_allowed(&fleet);
         assert!(checked.answered > 150, "{checked:?} is too little to mean something");
+        assert!(checked.claimed >= CLAIMED_MIN, "{checked:?}: hardly a claim got a task");
         assert!(self.plan == Plan::Calm || !done.counts.is_empty(), "nothing went wrong");
         let told = fleet.told();
         assert!(!told.contains("panicked"), "a host panicked:\n{told}");
@@ -118,7 +125,7 @@ impl Scenario {
     }
 
     /// Lets clients work while faults are carried out, and looks at everything at the end.
-    async fn work(&self, fleet: &mut Fleet, seed: u64, seconds: u64) -> (History, Done) {
+    async fn work(&self, fleet: &mut Fleet, seed: u64, seconds: u64) -> (History, Done, Arc<Desk>) {
         let failure = match self.plan {
             Plan::FullDisk => Failure::Nothing,
             Plan::CutConnections => Failure::Open,
@@ -158,7 +165,7 @@ impl Scenario {
         let calls = std::mem::take(&mut *desk.calls.lock().unwrap());
         let unavailable = desk.unavailable.load(Ordering::Relaxed);
         assert!(unavailable <= self.unavailable_max(), "{unavailable} calls were told that there is no storage");
-        (History { name: self.name.to_owned(), seed, clock: ServerClock::default(), calls }, done)
+        (History { name: self.name.to_owned(), seed, clock: ServerClock::default(), calls }, done, desk)
     }
 }
 

@@ -2,6 +2,7 @@
 //! server whichever backend the rest of the suite runs on.
 
 mod agents;
+mod claims;
 mod families;
 mod guards;
 mod hosts;
