@@ -2,8 +2,8 @@
 //! was not all is there or nothing, the log is whole, and a repeat under the same key makes it happen once.
 //!
 //! The steps are in the program itself (`host/src/crash.rs`), in a build of another name that no release is made of. Each
-//! kind of request is let through once, which lists its steps, and then dies at each of them. A step that nothing reaches
-//! fails the test, and so does a process that ended otherwise than by that step.
+//! kind of request is let through once, which lists its steps, and then dies at each of them; at those that all requests pass a
+//! third of the kinds do, unless all are asked for. A step that nobody died at fails the test, and so does a process that ended otherwise than by that step.
 //!
 //! GATE, DENY, AUDIT, REVOKE: whatever the process dies of, a change and its row are both there or both not.
 

@@ -87,28 +87,25 @@ impl Model {
         Answer::ok(json!({"items": shown.collect::<Vec<_>>()}))
     }
 
-    /// Whether a cleanup would find somebody gone: a session, and no sign of its agent for a minute.
-    pub(crate) fn is_someone_gone(&self) -> bool {
+    /// Those a cleanup would find gone: with a session, and no sign of them for a minute.
+    fn gone(&self) -> impl Iterator<Item = usize> + '_ {
         let minute = self.now - 60;
-        let is_gone = |known: &Session| {
+        let is_gone = move |known: &&Session| {
             !known.ended
                 && known.last_heartbeat <= minute
                 && self.agents[known.agent].last_seen.is_none_or(|at| at <= minute)
         };
-        self.sessions.values().any(is_gone)
+        self.sessions.values().filter(is_gone).map(|known| known.agent)
     }
 
-    /// Whether one of those that are gone has left a task that would be given back to the queue.
+    /// Whether a cleanup would find somebody gone.
+    pub(crate) fn is_someone_gone(&self) -> bool {
+        self.gone().next().is_some()
+    }
+
+    /// Whether one of those has left a task that would be given back to the queue.
     pub(crate) fn is_claim_left(&self) -> bool {
-        let minute = self.now - 60;
-        let left = |known: &Session| {
-            let claims = self.claims_left(known.agent, minute);
-            !known.ended
-                && known.last_heartbeat <= minute
-                && self.agents[known.agent].last_seen.is_none_or(|at| at <= minute)
-                && claims.into_iter().any(|n| self.is_retried(n))
-        };
-        self.sessions.values().any(left)
+        self.gone().any(|agent| self.claims_left(agent, self.now - 60).into_iter().any(|n| self.is_retried(n)))
     }
 
     pub(super) fn cleanup(&mut self, minutes: i64, dry_run: bool) -> Answer {
